@@ -1,0 +1,1 @@
+"""A durable runtime for AI-agent tasks on NATS JetStream."""

@@ -1,0 +1,1 @@
+"""The agents and workflows that come with the project."""

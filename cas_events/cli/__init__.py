@@ -1,0 +1,5 @@
+"""The `cas` command."""
+
+
+def main() -> None:
+    """Run the `cas` command."""

@@ -1,0 +1,1 @@
+"""Pure core: decides and folds without I/O, clock or randomness."""

@@ -1,0 +1,194 @@
+"""The one tree of errors.
+
+Every error carries its context as attributes, says in its message what failed, with which value, and what to do,
+and imports nothing from the package. Server errors are told apart by their JetStream error code, never by text.
+"""
+
+from __future__ import annotations
+
+
+class CasEventsError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+# --- what the caller handed in -------------------------------------------------------------------------------------
+
+
+class InvalidCommandError(CasEventsError, ValueError):
+    """A command that would be rejected; raised before anything is sent.
+
+    Attributes:
+        field: the JSON path of the offending value, such as ``input.items[3]``; empty for the body as a whole.
+        reason: a machine-readable word, the same that ``cas.task.rejected`` would carry.
+    """
+
+    def __init__(self, message: str, *, field: str = "", reason: str = "invalid") -> None:
+        super().__init__(message)
+        self.field = field
+        self.reason = reason
+
+
+class InvalidNameError(CasEventsError, ValueError):
+    """A name or id that is no subject token (PROTOCOL section 1)."""
+
+    def __init__(self, kind: str, value: str) -> None:
+        shown = value if len(value) <= 80 else value[:77] + "..."  # noqa: PLR2004
+        super().__init__(f"{kind} {shown!r} is not valid: use 1 to 64 characters out of A-Z, a-z, 0-9, '_' and '-'")
+        self.kind = kind
+        self.value = value
+
+
+class PayloadTooLargeError(CasEventsError, ValueError):
+    """A payload over a limit that the message names."""
+
+    def __init__(self, what: str, *, payload_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{what} is {payload_bytes} bytes, over the limit of {limit_bytes} bytes")
+        self.payload_bytes = payload_bytes
+        self.limit_bytes = limit_bytes
+
+
+class DuplicateTaskError(CasEventsError):
+    """The task id is taken: the server stores one execute per id, for good."""
+
+    def __init__(self, task_id: str, *, agent_id: str) -> None:
+        super().__init__(
+            f"task id {task_id!r} is already used by a task of agent {agent_id!r}; "
+            f"choose another id, or follow the existing task"
+        )
+        self.task_id = task_id
+        self.agent_id = agent_id
+
+
+class AgentUnavailableError(CasEventsError):
+    """No live runner serves the agent."""
+
+    def __init__(self, agent_id: str, *, waited_s: float = 0.0) -> None:
+        waited = f" after {waited_s:g} s" if waited_s else ""
+        super().__init__(
+            f"no live runner serves agent {agent_id!r}{waited}; start one with `cas worker`, or pass "
+            f"wait_for_runner_s to wait for one"
+        )
+        self.agent_id = agent_id
+
+
+class UnknownTaskError(CasEventsError, LookupError):
+    """No execute command with this task id is in the log."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} is not in the log; `cas tasks` lists the known ones")
+        self.task_id = task_id
+
+
+class NotJsonError(CasEventsError, TypeError):
+    """A value that has no JSON form.
+
+    Attributes:
+        path: where in the value, such as ``output.items[3].when``.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path} is not JSON-able: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+# --- what came over the wire ---------------------------------------------------------------------------------------
+
+
+class WireError(CasEventsError):
+    """Bytes from the log that are not what PROTOCOL says they should be."""
+
+
+# --- the server ----------------------------------------------------------------------------------------------------
+
+
+class ServerError(CasEventsError):
+    """Root of everything that has to do with the NATS server."""
+
+
+class ServerUnreachableError(ServerError):
+    """No NATS server answers at the URL."""
+
+    def __init__(self, url: str, problem: str = "") -> None:
+        detail = f" ({problem})" if problem else ""
+        super().__init__(f"no NATS server answers at {url}{detail}; start one with `cas up`, or set CAS_NATS_URL")
+        self.url = url
+
+
+class ServerNotConfiguredError(ServerError):
+    """No URL is set and no embedded server runs."""
+
+    def __init__(self, home: str) -> None:
+        super().__init__(f"no NATS server is known: CAS_NATS_URL is not set and none runs under {home}; run `cas up`")
+        self.home = home
+
+
+class NotConnectedError(ServerError):
+    """The connection is down at this moment; nothing was sent."""
+
+
+class ConnectionLostError(ServerError):
+    """The connection went down, or no answer came in time: what was sent may or may not have been stored."""
+
+
+class NoRespondersError(ServerError):
+    """Nobody listens on the subject of a request."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"nobody answers on {subject}")
+        self.subject = subject
+
+
+class RefusedError(ServerError):
+    """The server refused an append or an API request.
+
+    Attributes:
+        code: JetStream's HTTP-like status, 400 or 503 for example.
+        err_code: JetStream's own error code, 10071 for example.
+    """
+
+    def __init__(self, description: str, *, code: int, err_code: int) -> None:
+        super().__init__(f"{description} (code {code}, err_code {err_code})")
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+
+
+class WrongLastSequenceError(RefusedError):
+    """10071 or 10164: the subject's last sequence is not the expected one, or a write of it is in flight."""
+
+
+class StreamFullError(RefusedError):
+    """10077: maximum messages per subject, or maximum bytes, is reached."""
+
+
+class TopologyMismatchError(ServerError):
+    """A stream or consumer exists with settings that differ from PROTOCOL section 1."""
+
+    def __init__(self, name: str, differences: list[str]) -> None:
+        super().__init__(f"{name} exists with other settings: {'; '.join(differences)}; change it by hand or use another deployment")
+        self.name = name
+        self.differences = differences
+
+
+class ServerFeatureError(ServerError):
+    """The server is too old or lacks JetStream."""
+
+
+# --- the projection ------------------------------------------------------------------------------------------------
+
+
+class ProjectionError(CasEventsError):
+    """The projection cannot go on or cannot answer."""
+
+
+class QueryError(ProjectionError):
+    """A user's SQL was refused or failed.
+
+    Attributes:
+        reason: ``syntax``, ``not_read_only``, ``timeout``, ``too_many_rows``, ``memory``, ``forbidden`` or ``failed``.
+    """
+
+    def __init__(self, message: str, *, reason: str = "failed") -> None:
+        super().__init__(message)
+        self.reason = reason

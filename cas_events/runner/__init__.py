@@ -1,0 +1,1 @@
+"""The process that turns commands into events by running agents."""

@@ -1,0 +1,89 @@
+"""Settings from the environment, read once at the edge and passed on.
+
+The only place that reads ``os.environ``. DESIGN: `CAS_NATS_URL`, `CAS_DEPLOYMENT`, `CAS_HOME`; with no URL set,
+the URL of a live `cas up` is read from `$CAS_HOME/server.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cas_events.errors import InvalidNameError, ServerNotConfiguredError
+
+DEFAULT_DEPLOYMENT = "cas"
+DEFAULT_HOME = ".cas"
+
+# `kv` and `obj` would collide with the stream names of NATS' own key-value and object stores.
+_DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_RESERVED_DEPLOYMENTS = frozenset({"kv", "obj"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What every process of a deployment agrees on.
+
+    Attributes:
+        nats_url: URL of the NATS server; empty means: that of the embedded server under ``home``.
+        deployment: first token of every subject and, upper-cased, the prefix of every stream.
+        home: folder of the DuckDB file, the embedded server's store and `server.json`.
+        replicas: replicas of streams that this process creates, 1 to 5.
+    """
+
+    nats_url: str = ""
+    deployment: str = DEFAULT_DEPLOYMENT
+    home: Path = field(default_factory=lambda: Path(DEFAULT_HOME))
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if not _DEPLOYMENT.fullmatch(self.deployment) or self.deployment in _RESERVED_DEPLOYMENTS:
+            raise InvalidNameError("deployment", self.deployment)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, nats_url: str | None = None) -> Settings:
+        """Read the settings; an explicit ``nats_url`` wins over the environment."""
+        env = os.environ if environ is None else environ
+        return cls(
+            nats_url=nats_url or env.get("CAS_NATS_URL", ""),
+            deployment=env.get("CAS_DEPLOYMENT") or DEFAULT_DEPLOYMENT,
+            home=Path(env.get("CAS_HOME") or DEFAULT_HOME),
+            replicas=int(env.get("CAS_REPLICAS") or 1),
+        )
+
+    @property
+    def database_path(self) -> Path:
+        """The DuckDB file of the deployment's projection."""
+        return self.home / f"{self.deployment}.duckdb"
+
+    @property
+    def server_file(self) -> Path:
+        """Where a running `cas up` says how to reach its server."""
+        return self.home / "server.json"
+
+    def url(self) -> str:
+        """The server's URL.
+
+        Raises:
+            ServerNotConfiguredError: none is set and no embedded server is alive.
+        """
+        if self.nats_url:
+            return self.nats_url
+        url = _live_embedded_url(self.server_file)
+        if url is None:
+            raise ServerNotConfiguredError(str(self.home))
+        return url
+
+
+def _live_embedded_url(server_file: Path) -> str | None:
+    """The URL in `server.json`, if the process that wrote it still lives."""
+    try:
+        known = json.loads(server_file.read_text())
+        pid, url = int(known["pid"]), str(known["url"])
+        os.kill(pid, 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url

@@ -1,0 +1,1 @@
+"""Projectors: from the log to DuckDB tables, and questions to those tables."""
