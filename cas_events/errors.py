@@ -32,8 +32,10 @@ class InvalidNameError(CasEventsError, ValueError):
     """A name or id that is no subject token (PROTOCOL section 1)."""
 
     def __init__(self, kind: str, value: str) -> None:
-        shown = value if len(value) <= 80 else value[:77] + "..."  # noqa: PLR2004
-        super().__init__(f"{kind} {shown!r} is not valid: use 1 to 64 characters out of A-Z, a-z, 0-9, '_' and '-'")
+        shown = value if len(value) <= 80 else value[:77] + "..."
+        super().__init__(
+            f"{kind} {shown!r} is not valid: use 1 to 64 characters out of A-Z, a-z, 0-9, '_' and '-'"
+        )
         self.kind = kind
         self.value = value
 
@@ -111,7 +113,9 @@ class ServerUnreachableError(ServerError):
 
     def __init__(self, url: str, problem: str = "") -> None:
         detail = f" ({problem})" if problem else ""
-        super().__init__(f"no NATS server answers at {url}{detail}; start one with `cas up`, or set CAS_NATS_URL")
+        super().__init__(
+            f"no NATS server answers at {url}{detail}; start one with `cas up`, or set CAS_NATS_URL"
+        )
         self.url = url
 
 
@@ -119,7 +123,9 @@ class ServerNotConfiguredError(ServerError):
     """No URL is set and no embedded server runs."""
 
     def __init__(self, home: str) -> None:
-        super().__init__(f"no NATS server is known: CAS_NATS_URL is not set and none runs under {home}; run `cas up`")
+        super().__init__(
+            f"no NATS server is known: CAS_NATS_URL is not set and none runs under {home}; run `cas up`"
+        )
         self.home = home
 
 
@@ -166,7 +172,9 @@ class TopologyMismatchError(ServerError):
     """A stream or consumer exists with settings that differ from PROTOCOL section 1."""
 
     def __init__(self, name: str, differences: list[str]) -> None:
-        super().__init__(f"{name} exists with other settings: {'; '.join(differences)}; change it by hand or use another deployment")
+        super().__init__(
+            f"{name} exists with other settings: {'; '.join(differences)}; change it by hand or use another deployment"
+        )
         self.name = name
         self.differences = differences
 

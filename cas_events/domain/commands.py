@@ -1,0 +1,48 @@
+"""Commands: what may be asked for, as validated values.
+
+A command may be refused; an event never changes. The bytes of a command are read and written in
+``cas_events.wire.commands``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+Token = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+Traceparent = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+
+ATTEMPTS_MAX = 1_000_000
+TIMEOUT_MAX_S = 10 * 365 * 86_400.0
+
+
+class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Run an agent (PROTOCOL section 2); every field is optional.
+
+    Attributes:
+        input: what the agent gets; a claim check stands for a large one.
+        metadata: the caller's own; shown in the tables, not given a meaning here.
+        timeout_s: bound on one attempt's run, in seconds; the agent's own without it.
+        max_attempts: bound on tries; the agent's own without it.
+        parent_id: id of the task that asked for this one.
+        correlation_id: id of the root task; the parent's or the task's own without it.
+        not_before: RFC 3339 time before which the task does not start.
+        traceparent: W3C trace context of the caller.
+    """
+
+    input: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MAX_S)] | None = None
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=ATTEMPTS_MAX)] | None = None
+    parent_id: Token | None = None
+    correlation_id: Token | None = None
+    not_before: str | None = None
+    traceparent: Traceparent | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """End a task, whatever it is doing. A cancel is a cancel whatever its body."""
+
+    reason: str = ""
+    requested_by: str = ""

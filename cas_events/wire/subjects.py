@@ -1,0 +1,183 @@
+"""Every subject and stream name: built here, parsed here, and nowhere else (PROTOCOL section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from cas_events.domain.tokens import is_token
+
+EVENT_CLASSES = ("task", "step", "progress", "log")
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one deployment.
+
+    Attributes:
+        deployment: the first token of every subject, such as ``cas``.
+    """
+
+    deployment: str = "cas"
+
+    # --- streams ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def commands(self) -> str:
+        """Stream of commands."""
+        return f"{self.deployment.upper()}_COMMANDS"
+
+    @cached_property
+    def events(self) -> str:
+        """Stream of events: the log."""
+        return f"{self.deployment.upper()}_EVENTS"
+
+    @cached_property
+    def output(self) -> str:
+        """Stream of partial outputs and tokens, kept for 24 hours."""
+        return f"{self.deployment.upper()}_OUTPUT"
+
+    @cached_property
+    def timers(self) -> str:
+        """Stream of message schedules and of what they fire."""
+        return f"{self.deployment.upper()}_TIMERS"
+
+    @cached_property
+    def checkpoints(self) -> str:
+        """Stream of LangGraph checkpoints."""
+        return f"{self.deployment.upper()}_CHECKPOINTS"
+
+    @cached_property
+    def blobs(self) -> str:
+        """Stream of the object store that holds claim checks."""
+        return f"OBJ_{self.blob_bucket}"
+
+    @cached_property
+    def blob_bucket(self) -> str:
+        """Object-store bucket of the claim checks."""
+        return f"{self.deployment.upper()}_BLOBS"
+
+    # --- commands --------------------------------------------------------------------------------------------------
+
+    def execute(self, agent: str, task: str) -> str:
+        """Subject of the one execute command of a task; ``*`` is allowed in a filter."""
+        return f"{self.deployment}.cmd.execute.{agent}.{task}"
+
+    def cancel(self, task: str) -> str:
+        """Subject of the one cancel command of a task."""
+        return f"{self.deployment}.cmd.cancel.{task}"
+
+    def resume(self, agent: str, task: str, interrupt: str) -> str:
+        """Subject of the one answer to an interrupt."""
+        return f"{self.deployment}.cmd.resume.{agent}.{task}.{interrupt}"
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def lifecycle(self, agent: str, task: str) -> str:
+        """The exact subject whose last sequence is the task's lock."""
+        return f"{self.deployment}.evt.task.{agent}.{task}"
+
+    def event(self, class_: str, agent: str, task: str) -> str:
+        """Subject of a task's events of one class; ``*`` as class filters all of them."""
+        return f"{self.deployment}.evt.{class_}.{agent}.{task}"
+
+    def agent_event(self, agent: str) -> str:
+        """Subject of an agent's own events."""
+        return f"{self.deployment}.evt.agent.{agent}"
+
+    def out(self, agent: str, task: str) -> str:
+        """Subject of a task's partial outputs and tokens."""
+        return f"{self.deployment}.out.{agent}.{task}"
+
+    @cached_property
+    def all_events(self) -> str:
+        """Filter for every event of the log."""
+        return f"{self.deployment}.evt.>"
+
+    def live(self, subject: str) -> str:
+        """Where the stored message of a subject is republished."""
+        return f"{self.deployment}.live.{subject.removeprefix(self.deployment + '.')}"
+
+    # --- timers ----------------------------------------------------------------------------------------------------
+
+    def timer(self, agent: str, task: str) -> str:
+        """Subject of a task's schedule."""
+        return f"{self.deployment}.timer.{agent}.{task}"
+
+    def due(self, agent: str, task: str, n: int | str) -> str:
+        """Subject on which a schedule fires: the wake of attempt ``n``, 0 for a first start."""
+        return f"{self.deployment}.due.{agent}.{task}.{n}"
+
+    # --- services, on core NATS ------------------------------------------------------------------------------------
+
+    def runner_service(self, runner: str) -> str:
+        """Where a runner process answers whether it holds a task."""
+        return f"{self.deployment}.svc.runner.{runner}"
+
+    def agent_service(self, agent: str) -> str:
+        """Where every runner that serves an agent answers."""
+        return f"{self.deployment}.svc.agent.{agent}"
+
+    @cached_property
+    def sql_service(self) -> str:
+        """Where the projector answers SQL."""
+        return f"{self.deployment}.svc.sql"
+
+    # --- parsing ---------------------------------------------------------------------------------------------------
+
+    def parse_command(self, subject: str) -> CommandSubject | None:
+        """Read a command's subject; None if it is none of ours."""
+        match subject.split("."):
+            case [self.deployment, "cmd", "execute", agent, task] if _all_tokens(agent, task):
+                return CommandSubject("execute", agent, task)
+            case [self.deployment, "cmd", "cancel", task] if is_token(task):
+                return CommandSubject("cancel", "", task)
+            case [self.deployment, "cmd", "resume", agent, task, interrupt] if _all_tokens(
+                agent, task, interrupt
+            ):
+                return CommandSubject("resume", agent, task, interrupt)
+        return None
+
+    def parse_due(self, subject: str) -> tuple[str, str, int] | None:
+        """Read the (agent, task, n) of a fired schedule's subject; None if it is none of ours."""
+        match subject.split("."):
+            case [self.deployment, "due", agent, task, n] if _all_tokens(agent, task) and n.isdecimal():
+                return agent, task, int(n)
+        return None
+
+    def parse_task_event(self, subject: str) -> EventSubject | None:
+        """Read the subject of a task's event, stored or live, log or output; None if it is none of ours."""
+        tokens = subject.split(".")
+        if len(tokens) > 1 and tokens[1] == "live":
+            del tokens[1]
+        match tokens:
+            case [self.deployment, "evt", class_, agent, task] if class_ in EVENT_CLASSES and _all_tokens(
+                agent, task
+            ):
+                return EventSubject(class_, agent, task)
+            case [self.deployment, "out", agent, task] if _all_tokens(agent, task):
+                return EventSubject("output", agent, task)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSubject:
+    """A command's subject, read: ``kind`` is execute, cancel or resume; ``agent`` is empty for a cancel."""
+
+    kind: str
+    agent: str
+    task: str
+    interrupt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventSubject:
+    """The subject of a task's event, read: ``class_`` is task, step, progress, log or output."""
+
+    class_: str
+    agent: str
+    task: str
+
+
+def _all_tokens(*values: str) -> bool:
+    return all(is_token(value) for value in values)
