@@ -1,0 +1,64 @@
+"""The bounds of PROTOCOL and DESIGN, and the rate limit of a task's telemetry as a pure function of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CLAIM_CHECK_BYTES = 256 * 1024  # a larger `data` member becomes a claim check (PROTOCOL section 3)
+ERROR_MESSAGE_BYTES = 8 * 1024
+TRACEBACK_BYTES = 32 * 1024
+LOG_LINE_BYTES = 64 * 1024
+JSON_DEPTH_MAX = 128
+CLAIM_BYTES_MAX = 64 * 1024 * 1024  # the largest input or output that travels by claim check
+
+PROGRESS_PER_S = 100.0
+LOG_BURST = 1_000.0
+LOG_PER_S = 500.0
+TELEMETRY_BYTES_BURST = 8.0 * 1024 * 1024
+TELEMETRY_BYTES_PER_S = 4.0 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """A budget that refills at a steady rate.
+
+    Attributes:
+        per_s: refill, in tokens per second.
+        burst: the most that can be saved up.
+        tokens: what is left.
+        at_s: when ``tokens`` was true, on the caller's monotonic clock.
+    """
+
+    per_s: float
+    burst: float
+    tokens: float
+    at_s: float
+
+    @classmethod
+    def full(cls, *, per_s: float, burst: float, now_s: float) -> TokenBucket:
+        """A bucket that has its whole burst to give."""
+        return cls(per_s=per_s, burst=burst, tokens=burst, at_s=now_s)
+
+    def take(self, cost: float, *, now_s: float) -> bool:
+        """Spend ``cost`` tokens if they are there; False spends nothing."""
+        self.tokens = min(self.burst, self.tokens + (now_s - self.at_s) * self.per_s)
+        self.at_s = now_s
+        if self.tokens < cost:
+            return False
+        self.tokens -= cost
+        return True
+
+    def wait_s(self, cost: float) -> float:
+        """Seconds from the last ``take`` until ``cost`` tokens are there."""
+        return max(0.0, (cost - self.tokens) / self.per_s)
+
+
+def cut_utf8(text: str, limit_bytes: int) -> tuple[str, bool]:
+    """The longest prefix of ``text`` within ``limit_bytes`` of UTF-8, and whether something was cut.
+
+    Lone surrogates, which have no UTF-8 form, become question marks.
+    """
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= limit_bytes:
+        return encoded.decode(), False
+    return encoded[:limit_bytes].decode("utf-8", "ignore"), True

@@ -1,0 +1,126 @@
+"""Commands as bytes: plain JSON objects, so that any NATS client can write them (PROTOCOL section 2).
+
+Reading an execute is strict, because what it asks for will run; reading a cancel is lenient, because a cancel is a
+cancel whatever its body.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from cas_events.domain.commands import Cancel, Execute
+from cas_events.errors import InvalidCommandError, WireError
+from cas_events.wire.claims import encode_members, is_claim, looks_like_claim
+from cas_events.wire.jsonvalue import decode_json
+
+BAD_BODY = "bad_body"
+BAD_CLAIM_CHECK = "bad_claim_check"
+EXPIRED = "expired"
+
+SUBMIT_HEADER = "Cas-Submit"  # our client's nonce: tells its own stored command from somebody else's
+
+
+def decode_execute(data: bytes) -> Execute:
+    """Read an execute command.
+
+    Raises:
+        InvalidCommandError: no JSON object, a wrong type, too deep, or a malformed claim check; ``reason`` is the
+            `rejected` event's reason and ``field`` names the place.
+    """
+    try:
+        body = decode_json(data)
+    except WireError as error:
+        raise InvalidCommandError(str(error), reason=BAD_BODY) from error
+    return execute_from(body)
+
+
+def execute_from(body: Any) -> Execute:
+    """Validate a decoded execute command.
+
+    Raises:
+        InvalidCommandError: see `decode_execute`.
+    """
+    if not isinstance(body, dict):
+        raise InvalidCommandError(f"a command is a JSON object, not {_kind(body)}", reason=BAD_BODY)
+    for name in ("input", "metadata"):
+        if looks_like_claim(body.get(name)) and not is_claim(body[name]):
+            raise InvalidCommandError(
+                f"{name} is a malformed claim check", field=name, reason=BAD_CLAIM_CHECK
+            )
+    try:
+        execute = msgspec.convert(body, Execute)
+    except msgspec.ValidationError as error:
+        raise InvalidCommandError(str(error), field=_field(str(error)), reason=BAD_BODY) from error
+    parse_time(execute.not_before)
+    return execute
+
+
+def encode_execute(members: dict[str, Any], *, claim_bytes: int) -> tuple[bytes, list[bytes]]:
+    """Encode an execute command's members, large ones as claim checks.
+
+    Args:
+        members: the fields of `Execute` that are set.
+        claim_bytes: size from which a member becomes a claim check.
+
+    Returns:
+        The command's bytes, and the objects to put before it is sent.
+
+    Raises:
+        NotJsonError: a value has no JSON form.
+        InvalidCommandError: the command would be rejected.
+    """
+    data, blobs = encode_members(members, limit_bytes=claim_bytes)
+    decode_execute(data)
+    return data, blobs
+
+
+def decode_cancel(data: bytes) -> Cancel:
+    """Read a cancel command; what is unreadable counts as absent."""
+    try:
+        body = decode_json(data)
+    except WireError:
+        return Cancel()
+    if not isinstance(body, dict):
+        return Cancel()
+    reason, requested_by = body.get("reason"), body.get("requested_by")
+    return Cancel(
+        reason=reason if isinstance(reason, str) else "",
+        requested_by=requested_by if isinstance(requested_by, str) else "",
+    )
+
+
+def parse_time(text: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time; None for None.
+
+    Raises:
+        InvalidCommandError: it is no RFC 3339 time with an offset.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        problem = "" if moment.tzinfo else "no offset from UTC"
+        seconds = moment.astimezone(UTC).timestamp()
+    except (ValueError, OverflowError) as error:
+        problem, seconds = str(error), 0.0
+    if problem:
+        raise InvalidCommandError(
+            f"not_before {text!r} is not an RFC 3339 time such as 2026-11-22T09:00:00Z: {problem}",
+            field="not_before",
+            reason=BAD_BODY,
+        )
+    return seconds
+
+
+def _kind(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _field(message: str) -> str:
+    """The path that msgspec puts at the end of its message: ``… - at `$.timeout_s```."""
+    _, found, path = message.rpartition("at `$.")
+    return path.rstrip("`") if found else ""
