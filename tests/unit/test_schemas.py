@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from cas_events.domain import events as domain_events
+from cas_events.errors import InvalidCommandError
+from cas_events.wire.commands import decode_execute
+from cas_events.wire.envelope import EventEncoder, encode_agent_event
 from tests.harness import contract
 from tests.harness.contract import (
     AGENT_TYPES,
@@ -34,7 +39,7 @@ from tests.harness.contract import (
 
 REPOSITORY = Path(__file__).parents[2]
 
-CLAIM = {"$ref": "9f86d0", "bytes": 300_000, "sha256": "0f" * 32}
+CLAIM = {"$ref": "0f" * 32, "bytes": 300_000, "sha256": "0f" * 32}
 GOVERNED = {"tries": 1, "command_seq": 17}
 ERROR = {
     "type": "ValueError",
@@ -306,7 +311,7 @@ def test_large_member_may_be_a_claim_check(type_: str, member: str) -> None:
         CLAIM | {"more": 1},
         CLAIM | {"bytes": 0},
         CLAIM | {"sha256": "0F" * 32},
-        CLAIM | {"$ref": ""},
+        CLAIM | {"$ref": "report.json"},
     ],
 )
 def test_almost_a_claim_check_is_none(claim: dict[str, Any]) -> None:
@@ -367,6 +372,8 @@ BAD_COMMANDS = [
     ("command-execute", {"max_attempts": 1.5}),
     ("command-execute", {"parent_id": "a.b"}),
     ("command-execute", {"traceparent": "x"}),
+    ("command-execute", {"not_before": "tomorrow"}),
+    ("command-execute", {"not_before": "2026-11-22T09:00:00"}),
     ("command-cancel", {"reason": 1}),
     ("command-cancel", None),
     ("command-resume", [1]),
@@ -381,6 +388,59 @@ def test_good_command_is_accepted(name: str, body: object) -> None:
 @pytest.mark.parametrize(("name", "body"), BAD_COMMANDS)
 def test_bad_command_is_refused(name: str, body: object) -> None:
     assert problems(name, body)
+
+
+@pytest.mark.parametrize("body", [body for name, body in GOOD_COMMANDS if name == "command-execute"])
+def test_what_the_schema_accepts_the_runner_reads(body: object) -> None:
+    decode_execute(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("body", [body for name, body in BAD_COMMANDS if name == "command-execute"])
+def test_what_the_schema_refuses_the_runner_rejects(body: object) -> None:
+    with pytest.raises(InvalidCommandError):
+        decode_execute(json.dumps(body).encode())
+
+
+@given(
+    task=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
+    agent=st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
+    attempt=st.integers(0, 2**40),
+    index=st.integers(0, 2**40),
+    time_ns=st.integers(0, 4_102_444_800 * 10**9),
+    type_=st.sampled_from((*TASK_LIFECYCLE_TYPES, *TASK_TELEMETRY_TYPES)),
+    optional=st.booleans(),
+)
+def test_what_the_encoder_writes_is_valid(
+    task: str, agent: str, attempt: int, index: int, time_ns: int, type_: str, optional: bool
+) -> None:
+    encoder = EventEncoder(
+        source="cas/runner/0198aaaa",
+        task_id=task,
+        agent_id=agent,
+        attempt=attempt,
+        correlation_id=task,
+        parent_id="parent" if optional else None,
+        causation_id="CAS_COMMANDS:17" if optional else None,
+        traceparent=EVERY_OPTIONAL_ATTRIBUTE["traceparent"] if optional else None,
+    )
+    data = (full if optional else smallest)(type_)["data"]
+    event = check_event(encoder.encode(type_, index, time_ns, json.dumps(data).encode()))
+    assert (event.get_subject(), event.get_extension("attempt")) == (task, attempt)
+    assert event.get_id() == encoder.event_id(index)
+
+
+@pytest.mark.parametrize("type_", AGENT_TYPES)
+def test_what_the_agent_encoder_writes_is_valid(type_: str) -> None:
+    raw = encode_agent_event(
+        type_,
+        event_id=SOME_UUID,
+        source="cas/client/me",
+        agent_id="analyst",
+        time_ns=1_795_338_000 * 10**9,
+        data=json.dumps(EXAMPLES[type_][1]).encode(),
+        causation_id="CAS_COMMANDS:4",
+    )
+    check_event(raw)
 
 
 def test_schemas_are_in_the_wheel(tmp_path: Path) -> None:
