@@ -40,6 +40,22 @@ class InvalidNameError(CasEventsError, ValueError):
         self.value = value
 
 
+class InvalidSubjectError(CasEventsError, ValueError):
+    """A subject that would break the NATS protocol: empty, with blanks or control characters, or too long."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"subject {subject[:80]!r} is not valid: use printable characters without blanks, at most 1024")
+        self.subject = subject
+
+
+class InvalidHeaderError(CasEventsError, ValueError):
+    """A header whose name or value would break out of its line."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"header {name[:80]!r} is not valid: no line breaks, and no blanks or colons in its name")
+        self.name = name
+
+
 class PayloadTooLargeError(CasEventsError, ValueError):
     """A payload over a limit that the message names."""
 
@@ -133,6 +149,14 @@ class NotConnectedError(ServerError):
     """The connection is down at this moment; nothing was sent."""
 
 
+class StreamUnavailableError(NotConnectedError):
+    """Nobody took an append or API request: the stream is missing or has no leader now. Surely not stored; retry."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"no stream takes {subject} at this moment: it does not exist, or is electing a leader")
+        self.subject = subject
+
+
 class ConnectionLostError(ServerError):
     """The connection went down, or no answer came in time: what was sent may or may not have been stored."""
 
@@ -165,7 +189,11 @@ class WrongLastSequenceError(RefusedError):
 
 
 class StreamFullError(RefusedError):
-    """10077: maximum messages per subject, or maximum bytes, is reached."""
+    """A limit is reached: 10077 (messages per subject, messages or bytes of the stream), or one of the account or server."""
+
+
+class NotFoundError(RefusedError):
+    """10059 no such stream, 10014 no such consumer, 10037 no such message."""
 
 
 class TopologyMismatchError(ServerError):
@@ -199,4 +227,47 @@ class QueryError(ProjectionError):
 
     def __init__(self, message: str, *, reason: str = "failed") -> None:
         super().__init__(message)
+        self.reason = reason
+
+
+# --- the sample agents ---------------------------------------------------------------------------------------------
+
+
+class PathNotFoundError(CasEventsError, FileNotFoundError):
+    """A path that an agent was asked to read does not exist, or cannot be reached.
+
+    Attributes:
+        path: the path as it was given.
+    """
+
+    def __init__(self, path: str, problem: str = "no such file or folder") -> None:
+        super().__init__(f"cannot read {path!r}: {problem}")
+        self.path = path
+
+
+class ToolsMissingError(CasEventsError, ImportError):
+    """Programs that an agent needs are not installed beside it.
+
+    Attributes:
+        tools: their names.
+    """
+
+    def __init__(self, tools: list[str], *, extra: str) -> None:
+        super().__init__(f"not installed: {', '.join(tools)}; run `pip install 'cas-events[{extra}]'`")
+        self.tools = tools
+
+
+class ToolFailedError(CasEventsError):
+    """A program that an agent ran gave no usable answer.
+
+    Its output is not part of the error: it may quote what the program was given to read.
+
+    Attributes:
+        tool: its name.
+        reason: ``timeout``, ``output_too_large``, ``crashed`` or ``unreadable_output``.
+    """
+
+    def __init__(self, tool: str, reason: str, detail: str = "") -> None:
+        super().__init__(f"{tool} failed: {reason.replace('_', ' ')}" + (f" ({detail})" if detail else ""))
+        self.tool = tool
         self.reason = reason
