@@ -35,11 +35,19 @@ async function store(nc, subject, body) {
     print({ ack: { stream, seq, duplicate } });
     return 0;
   } catch (error) {
-    if (!(error instanceof JetStreamApiError)) throw error;
-    const { code, err_code, description } = error.apiError();
-    print({ refused: { code, err_code, description } });
+    print({ refused: refusal(error) });
     return 3;
   }
+}
+
+// What the server answered. Anything else, such as no answer in time, is no refusal: the message may be stored.
+function refusal(error) {
+  if (error instanceof JetStreamApiError) {
+    const { code, err_code, description } = error.apiError();
+    return { code, err_code, description };
+  }
+  if (error.cause?.isNoResponders?.()) return { code: 503, description: "no stream takes this subject" };
+  throw error;
 }
 
 function execute(nc, agent, task, body = "{}") {
