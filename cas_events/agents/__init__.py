@@ -1,1 +1,31 @@
-"""The agents and workflows that come with the project."""
+"""The agents and workflows that come with the project.
+
+`register_samples` hands them to a runner; `samples` is a module with a runner that has them. Nothing heavy is
+imported before it is registered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cas_events.runner import Runner
+
+__all__ = ["register_samples"]
+
+
+def register_samples(runner: Runner) -> None:
+    """Register `echo`, `security`, `engineer` and the workflow `security-audit`.
+
+    The tools that the audit needs (the extra ``demo``) are looked for when a task starts, so that `echo` works
+    without them.
+    """
+    from cas_events.agents.echo import echo  # noqa: PLC0415 - see the module's docstring
+    from cas_events.agents.security_audit.engineer import engineer  # noqa: PLC0415
+    from cas_events.agents.security_audit.graph import build_security_audit  # noqa: PLC0415
+    from cas_events.agents.security_audit.security import security  # noqa: PLC0415
+
+    runner.agent("echo")(echo)
+    runner.agent("security")(security)
+    runner.agent("engineer")(engineer)
+    runner.register("security-audit", build_security_audit())

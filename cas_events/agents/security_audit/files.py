@@ -96,11 +96,18 @@ def resolve_root(path: str) -> Path:
     """
     try:
         root = Path(path).resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError is Python 3.11's word for a link loop.
+        str(root).encode()  # The report carries it as JSON.
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # RuntimeError is Python 3.11's word for a link loop.
         problem = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
         raise PathNotFoundError(shown_path(path), problem.lower()) from error
     if root == Path(root.anchor):
-        raise InvalidCommandError("input.path is the whole file system; name a folder below", field="input.path")
+        raise InvalidCommandError(
+            "input.path is the whole file system; name a folder below", field="input.path"
+        )
     return root
 
 

@@ -1,0 +1,85 @@
+"""The `engineer` agent: from a scan report to remediations, the worst first, and diffs to consider.
+
+Deterministic and read-only: the remedies come from a table, the diffs from ruff's safe fixes, and the audited tree is
+never written to. Takes the report of `security`, from the workflow's state or from another task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from cas_events.agents.security_audit.diffs import existing, fixable, propose, within
+from cas_events.agents.security_audit.findings import merge
+from cas_events.agents.security_audit.remediation import remediation
+from cas_events.agents.security_audit.report import (
+    DIFF_BYTES_MAX,
+    DIFFS_BYTES_MAX,
+    AuditResult,
+    ProposedDiff,
+    ScanReport,
+    read_input,
+    to_json_value,
+)
+from cas_events.agents.security_audit.scanners import RUFF, require_tools
+from cas_events.agents.security_audit.security import Progress
+from cas_events.errors import ToolFailedError
+from cas_events.runner.context import TaskContext
+
+
+async def engineer(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002 - the agents' signature
+    """Propose what to do about the findings of a report that `security` returned.
+
+    Returns:
+        An `AuditResult` as a JSON value; its diffs are also published as a partial output.
+
+    Raises:
+        InvalidCommandError: the input is no such report.
+        ToolsMissingError: ruff is not installed.
+    """
+    return to_json_value(await remediate(ctx, read_input(ScanReport, input), ctx.progress))
+
+
+async def remediate(ctx: TaskContext, report: ScanReport, progress: Progress) -> AuditResult:
+    """What `engineer` does, with the progress going where the caller wants it."""
+    require_tools([RUFF])
+    weaknesses = merge(report.findings)
+    ctx.log.info("remediations written", count=len(weaknesses))
+    await progress(0.1, f"{len(weaknesses)} remediations")
+    proposed = await _propose_all(ctx, report, progress)
+    diffs = within(proposed, each_bytes=DIFF_BYTES_MAX, total_bytes=DIFFS_BYTES_MAX)
+    ctx.log.info("diffs proposed", count=len(proposed), withheld=report.diffs_withheld)
+    result = AuditResult(
+        path=report.path,
+        files=report.files,
+        findings=report.counts,
+        remediations=tuple(remediation(weakness) for weakness in weaknesses[: report.max_remediations]),
+        remediations_truncated=max(0, len(weaknesses) - report.max_remediations),
+        diffs=tuple(diffs),
+        diffs_truncated=len(proposed) - len(diffs),
+        diffs_withheld=report.diffs_withheld,
+        problems=report.problems,
+        problems_truncated=report.problems_truncated,
+        duration_s=report.duration_s,
+    )
+    await ctx.output({"diffs": to_json_value(result)["diffs"]})
+    await progress(1.0, f"{len(weaknesses)} remediations, {len(diffs)} diffs")
+    return result
+
+
+async def _propose_all(ctx: TaskContext, report: ScanReport, progress: Progress) -> list[ProposedDiff]:
+    """A diff for every file that has one; without ruff's answer there are none, and that is said."""
+    try:
+        candidates = await asyncio.to_thread(existing, report.root, report.diff_candidates)
+        files = await fixable(report.root, candidates)
+        proposed: list[ProposedDiff] = []
+        for done, file in enumerate(files, start=1):
+            diff = await propose(report.root, file)
+            if diff is not None:
+                proposed.append(diff)
+            await progress(0.1 + 0.9 * done / len(files), f"{done} of {len(files)} diffs")
+    except ToolFailedError as failed:
+        ctx.log.warning("no diffs", tool=failed.tool, reason=failed.reason)
+        return []
+    return proposed
