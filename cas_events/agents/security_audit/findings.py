@@ -116,7 +116,7 @@ def _merged(number: int, group: list[Finding]) -> Weakness:
         file=worst.file,
         line=worst.line,
         number=number,
-        title=worst.title,
+        title=max((finding.title for finding in group), key=lambda title: (len(title), title)),
         severity=worst.severity,
         secret=worst.secret,
         rules=tuple(sorted({finding.rule for finding in group})),

@@ -134,6 +134,6 @@ def read_input(kind: type[T], value: Mapping[str, Any]) -> T:
 
 
 def to_json_value(value: msgspec.Struct) -> dict[str, Any]:
-    """Plain dicts, lists, strings and numbers."""
-    builtins: dict[str, Any] = msgspec.to_builtins(value)
-    return builtins
+    """Plain dicts, lists, strings and numbers: what comes out of JSON, so that storing it changes nothing."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return plain

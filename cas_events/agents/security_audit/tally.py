@@ -48,7 +48,6 @@ class Tally:
         self._rank_of_file: dict[str, int] = {}
         self._secret_files: set[str] = set()
         self.total = 0
-        self.add_problems(tree.problems)
 
     def add_findings(self, findings: Iterable[Finding]) -> list[Finding]:
         """Count findings; returns those that are worth telling, in order."""
@@ -77,16 +76,26 @@ class Tally:
         self._worst.sort(key=finding_order)
         del self._worst[self._findings_max :]
 
-    def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Remember problems, each kind once a file: that of the first tool by name, at its first line."""
-        for problem in problems:
+    def add_problems(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Remember problems, each kind once a file: that of the first tool by name, at its first line.
+
+        Returns:
+            Those that are new, without syntax errors that only follow from a broken encoding.
+        """
+        new: list[Problem] = []
+        for problem in sorted(problems):
             key = (problem.file, problem.problem)
+            if problem.problem == "syntax" and (problem.file, "encoding") in self._problems:
+                continue
+            if key not in self._problems:
+                new.append(problem)
             self._problems[key] = min(problem, self._problems.get(key, problem))
+        return new
 
     def report(self, *, path: str, duration_s: dict[str, float], max_remediations: int) -> ScanReport:
         """The sum as it stands."""
         self._cut()
-        problems = self._told_problems()
+        problems = sorted(self._problems.values())
         candidates, withheld = self._diff_candidates()
         return ScanReport(
             root=self._tree.root,
@@ -106,14 +115,6 @@ class Tally:
             diffs_withheld=withheld,
             duration_s=duration_s,
             max_remediations=max_remediations,
-        )
-
-    def _told_problems(self) -> list[Problem]:
-        """Without the syntax errors that only follow from a broken encoding."""
-        return sorted(
-            problem
-            for (file, kind), problem in self._problems.items()
-            if kind != "syntax" or (file, "encoding") not in self._problems
         )
 
     def _diff_candidates(self) -> tuple[list[str], int]:
