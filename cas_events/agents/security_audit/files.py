@@ -116,7 +116,7 @@ def list_tree(root: Path, *, files_max: int, stop: threading.Event) -> Tree:
 
     Files beyond ``files_max`` are counted as skipped (``over_limit``).
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - pathlib raises where a closed folder is above
         tree = Tree(root=str(root.parent))
         _add(tree, str(root), files_max)
         return tree
