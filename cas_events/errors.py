@@ -110,6 +110,13 @@ class NotJsonError(CasEventsError, TypeError):
         self.problem = problem
 
 
+# --- what agent code raises ----------------------------------------------------------------------------------------
+
+
+class NonRetryableError(CasEventsError):
+    """Raised by agent code: this failure will not go away by trying again."""
+
+
 # --- what came over the wire ---------------------------------------------------------------------------------------
 
 
