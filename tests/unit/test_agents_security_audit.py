@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cas_events.agents.security_audit.diffs import existing, with_header, within
+from cas_events.agents.security_audit.diffs import existing, split, within
 from cas_events.agents.security_audit.files import (
     BATCH_CONTENT_BYTES,
     BATCH_FILES,
@@ -420,10 +420,11 @@ def test_input_of_a_wrong_shape_is_refused(value: dict) -> None:
 # --- diffs ---------------------------------------------------------------------------------------------------------
 
 
-def test_diff_headers_name_the_file_below_the_root() -> None:
-    diff = "--- ../x/a.py\n+++ ../x/a.py\n@@ -1 +1 @@\n-a\n+b\n\n"
-    assert with_header("pkg/a.py", diff) == "--- a/pkg/a.py\n+++ b/pkg/a.py\n@@ -1 +1 @@\n-a\n+b\n"
-    assert with_header("pkg/a.py", "") == ""
+def test_a_diff_is_split_at_the_headers_of_files() -> None:
+    first = "@@ -1,2 +1,1 @@\n--- b.py\n-+++ b.py\n+c\n@@ -9 +8 @@\n-a\n+b"
+    output = f"--- ../x/a.py\n+++ ../x/a.py\n{first}\n\n--- /y/b.py\n+++ /y/b.py\n@@ -1 +1 @@\n-a\n+b\n\n"
+    assert split(output, folder="/r") == {"/x/a.py": f"{first}\n", "/y/b.py": "@@ -1 +1 @@\n-a\n+b\n"}
+    assert split("", folder="/r") == {}
 
 
 def test_diffs_are_bounded_whole() -> None:

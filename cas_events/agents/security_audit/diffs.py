@@ -7,16 +7,14 @@ Diffs repeat source lines, so the caller hands in only files without a secret (s
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cas_events.agents.security_audit.files import BATCH_FILES
-from cas_events.agents.security_audit.process import run_module
+from cas_events.agents.security_audit.process import WORKING_FOLDER, run_module
 from cas_events.agents.security_audit.report import ProposedDiff
-from cas_events.agents.security_audit.scanners import DEADLINE_S
+from cas_events.agents.security_audit.scanners import DEADLINE_PER_FILE_S, DEADLINE_S
 from cas_events.errors import ToolFailedError
 
 # Security, likely bugs, pyflakes, logging, pylint's errors and warnings; no style.
@@ -27,11 +25,11 @@ _CHECK = (
     "--isolated",
     "--no-cache",
     "--quiet",
-    "--exit-zero",
-    f"--select={FIX_RULES}",
+    "--diff",
     "--no-unsafe-fixes",
+    f"--select={FIX_RULES}",
 )
-_HUNK = "@@ "
+_HEADER = re.compile(r"^--- (?P<path>.+)\n\+\+\+ (?P=path)\n(?=@@ )", re.MULTILINE)
 
 
 def existing(root: str, files: Sequence[str]) -> list[str]:
@@ -51,52 +49,39 @@ def _is_below(folder: Path, file: str) -> bool:
         return False
 
 
-async def fixable(root: str, files: Sequence[str]) -> list[str]:
-    """Those of ``files`` for which ruff has a safe fix, in the same order.
+async def propose(root: str, files: Sequence[str]) -> list[ProposedDiff]:
+    """The diffs for some files below ``root``, in their order; files with nothing to fix have none.
 
     Raises:
         ToolFailedError: ruff gave no usable answer.
     """
-    found: set[str] = set()
-    for start in range(0, len(files), BATCH_FILES):
-        paths = [os.path.join(root, file) for file in files[start : start + BATCH_FILES]]  # noqa: PTH118
-        finished = await run_module(
-            "ruff", [*_CHECK, "--output-format=json", "--", *paths], timeout_s=DEADLINE_S
-        )
-        found.update(_with_safe_fix(root, finished.stdout))
-    return [file for file in files if file in found]
+    paths = [_joined(root, file) for file in files]
+    deadline_s = DEADLINE_S + DEADLINE_PER_FILE_S * len(files)
+    finished = await run_module("ruff", [*_CHECK, "--", *paths], timeout_s=deadline_s)
+    # 2 is a crash; 1 says that there is a diff.
+    if finished.returncode not in {0, 1}:
+        raise ToolFailedError("ruff", "crashed", f"exit status {finished.returncode}")
+    hunks = split(finished.stdout.decode("utf-8", "replace"), folder=WORKING_FOLDER)
+    return [
+        ProposedDiff(file=file, diff=f"--- a/{file}\n+++ b/{file}\n{hunks[path]}")
+        for file, path in zip(files, paths, strict=True)
+        if path in hunks
+    ]
 
 
-def _with_safe_fix(root: str, stdout: bytes) -> set[str]:
-    try:
-        items: list[dict[str, Any]] = json.loads(stdout)
-        return {
-            os.path.relpath(item["filename"], root)
-            for item in items
-            if item["fix"] is not None and item["fix"]["applicability"] == "safe"
-        }
-    except (ValueError, LookupError, TypeError) as error:
-        raise ToolFailedError("ruff", "unreadable_output", type(error).__name__) from error
+def split(output: str, *, folder: str) -> dict[str, str]:
+    """The hunks of each file, by absolute path; the paths of the headers are relative to ``folder``."""
+    headers = list(_HEADER.finditer(output))
+    ends = [*(header.start() for header in headers[1:]), len(output)]
+    return {
+        # Only line ends go: a line with a single space is an empty line of context.
+        _joined(folder, header["path"]): output[header.end() : end].rstrip("\n") + "\n"
+        for header, end in zip(headers, ends, strict=False)
+    }
 
 
-async def propose(root: str, file: str) -> ProposedDiff | None:
-    """The diff for one file, or None when there is nothing to fix.
-
-    Raises:
-        ToolFailedError: ruff gave no usable answer.
-    """
-    path = os.path.join(root, file)  # noqa: PTH118
-    finished = await run_module("ruff", [*_CHECK, "--diff", "--", path], timeout_s=DEADLINE_S)
-    hunks = with_header(file, finished.stdout.decode("utf-8", "replace"))
-    return ProposedDiff(file=file, diff=hunks) if hunks else None
-
-
-def with_header(file: str, diff: str) -> str:
-    """A diff whose header names the file below the root, whatever folder the tool ran in; empty without a hunk."""
-    start = 0 if diff.startswith(_HUNK) else diff.find("\n" + _HUNK) + 1
-    if start == 0 and not diff.startswith(_HUNK):
-        return ""
-    return f"--- a/{file}\n+++ b/{file}\n{diff[start:].rstrip()}\n"
+def _joined(folder: str, path: str) -> str:
+    return os.path.normpath(os.path.join(folder, path))  # noqa: PTH118 - pathlib does not resolve ".."
 
 
 def within(diffs: Sequence[ProposedDiff], *, each_bytes: int, total_bytes: int) -> list[ProposedDiff]:

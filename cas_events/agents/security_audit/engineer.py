@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from cas_events.agents.security_audit.diffs import existing, fixable, propose, within
+from cas_events.agents.security_audit.diffs import existing, propose, within
+from cas_events.agents.security_audit.files import BATCH_FILES
 from cas_events.agents.security_audit.findings import merge
 from cas_events.agents.security_audit.remediation import remediation
 from cas_events.agents.security_audit.report import (
@@ -69,17 +70,16 @@ async def remediate(ctx: TaskContext, report: ScanReport, progress: Progress) ->
 
 
 async def _propose_all(ctx: TaskContext, report: ScanReport, progress: Progress) -> list[ProposedDiff]:
-    """A diff for every file that has one; without ruff's answer there are none, and that is said."""
+    """A diff for every file that has one; where ruff gives no answer they end, and that is said."""
+    proposed: list[ProposedDiff] = []
     try:
-        candidates = await asyncio.to_thread(existing, report.root, report.diff_candidates)
-        files = await fixable(report.root, candidates)
-        proposed: list[ProposedDiff] = []
-        for done, file in enumerate(files, start=1):
-            diff = await propose(report.root, file)
-            if diff is not None:
-                proposed.append(diff)
-            await progress(0.1 + 0.9 * done / len(files), f"{done} of {len(files)} diffs")
+        files = await asyncio.to_thread(existing, report.root, report.diff_candidates)
+        for start in range(0, len(files), BATCH_FILES):
+            proposed += await propose(report.root, files[start : start + BATCH_FILES])
+            done = min(len(files), start + BATCH_FILES)
+            await progress(
+                0.1 + 0.9 * done / len(files), f"{done} of {len(files)} files considered for a diff"
+            )
     except ToolFailedError as failed:
-        ctx.log.warning("no diffs", tool=failed.tool, reason=failed.reason)
-        return []
+        ctx.log.warning("no further diffs", tool=failed.tool, reason=failed.reason)
     return proposed

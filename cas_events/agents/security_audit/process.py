@@ -21,6 +21,9 @@ from cas_events.errors import ToolFailedError
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024  # JSON findings of one batch; ordinary batches print under 1 MiB
 REAP_S = 5.0  # A killed group is gone within milliseconds; more means that the kernel holds a process.
 
+# Nobody's project, and not writable for everybody as the temporary folder is.
+WORKING_FOLDER = sys.prefix
+
 _CHUNK_BYTES = 256 * 1024
 
 _log = logging.getLogger(__name__)
@@ -52,7 +55,7 @@ async def run_module(
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        cwd=sys.prefix,
+        cwd=WORKING_FOLDER,
         start_new_session=True,
     )
     assert process.stdout is not None
