@@ -44,7 +44,9 @@ class InvalidSubjectError(CasEventsError, ValueError):
     """A subject that would break the NATS protocol: empty, with blanks or control characters, or too long."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"subject {subject[:80]!r} is not valid: use printable characters without blanks, at most 1024")
+        super().__init__(
+            f"subject {subject[:80]!r} is not valid: use printable characters without blanks, at most 1024"
+        )
         self.subject = subject
 
 
@@ -52,7 +54,9 @@ class InvalidHeaderError(CasEventsError, ValueError):
     """A header whose name or value would break out of its line."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"header {name[:80]!r} is not valid: no line breaks, and no blanks or colons in its name")
+        super().__init__(
+            f"header {name[:80]!r} is not valid: no line breaks, and no blanks or colons in its name"
+        )
         self.name = name
 
 
@@ -152,6 +156,21 @@ class ServerNotConfiguredError(ServerError):
         self.home = home
 
 
+class ServerStartError(ServerError):
+    """The embedded server did not come up."""
+
+
+class StoreLockedError(ServerStartError):
+    """Another process runs a server on the store folder."""
+
+    def __init__(self, store_dir: str, pid: int) -> None:
+        super().__init__(
+            f"a server already runs on {store_dir} (process {pid}); stop it, or choose another folder by CAS_HOME"
+        )
+        self.store_dir = store_dir
+        self.pid = pid
+
+
 class NotConnectedError(ServerError):
     """The connection is down at this moment; nothing was sent."""
 
@@ -160,7 +179,9 @@ class StreamUnavailableError(NotConnectedError):
     """Nobody took an append or API request: the stream is missing or has no leader now. Surely not stored; retry."""
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"no stream takes {subject} at this moment: it does not exist, or is electing a leader")
+        super().__init__(
+            f"no stream takes {subject} at this moment: it does not exist, or is electing a leader"
+        )
         self.subject = subject
 
 

