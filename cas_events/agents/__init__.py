@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cas_events.errors import InvalidCommandError, PathNotFoundError, ToolsMissingError
+
 if TYPE_CHECKING:
     from cas_events.runner import Runner
 
@@ -25,7 +27,9 @@ def register_samples(runner: Runner) -> None:
     from cas_events.agents.security_audit.graph import build_security_audit  # noqa: PLC0415
     from cas_events.agents.security_audit.security import security  # noqa: PLC0415
 
-    runner.agent("echo")(echo)
-    runner.agent("security")(security)
-    runner.agent("engineer")(engineer)
-    runner.register("security-audit", build_security_audit())
+    # Trying again mends neither a wrong input nor a missing tool.
+    hopeless = (InvalidCommandError, PathNotFoundError, ToolsMissingError)
+    runner.agent("echo", non_retryable=hopeless)(echo)
+    runner.agent("security", non_retryable=hopeless)(security)
+    runner.agent("engineer", non_retryable=hopeless)(engineer)
+    runner.register("security-audit", build_security_audit(), non_retryable=hopeless)

@@ -321,19 +321,40 @@ async def test_cancelling_ends_every_subprocess_at_once(tmp_path) -> None:
     for number in range(100):
         (tmp_path / f"m{number}.py").write_text(body)
     running = asyncio.create_task(audit(tmp_path))
-    await _until(lambda: len(_processes_naming(tmp_path)) >= 3)
+    await _until(lambda: _has_busy_worker(_processes_naming(tmp_path)))
     started_s = time.monotonic()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert time.monotonic() - started_s < 2.0
-    await _until(lambda: _processes_naming(tmp_path) == [], at_most_s=1.0)
+    # Far less than a worker needs for a file of this size: it was ended, it did not just find its parent gone.
+    await _until(lambda: _processes_naming(tmp_path) == [], at_most_s=0.5)
 
 
 async def _until(condition: Any, *, at_most_s: float = 20.0) -> None:
     async with asyncio.timeout(at_most_s):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def _has_busy_worker(processes: list[int]) -> bool:
+    """Whether a tool has a worker of its own that is deep in a file; only its process group reaches it."""
+    return any(_is_worker(process) and _cpu_s(process) > 0.3 for process in processes)
+
+
+def _is_worker(process: int) -> bool:
+    try:
+        return os.getpgid(process) != process
+    except ProcessLookupError:
+        return False
+
+
+def _cpu_s(process: int) -> float:
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
 
 def _processes_naming(path: Path) -> list[int]:
