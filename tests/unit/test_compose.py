@@ -14,6 +14,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,12 +23,13 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.harness.nats_process import NATS_SERVER, nats_process
+
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
 BIN = Path(sys.executable).parent
-NATS_SERVER = os.environ.get("CAS_NATS_SERVER") or str(BIN / "nats-server")
 SERVER_CONFIG = REPOSITORY / "docker" / "nats-server.conf"
 TOKEN = "12e4"  # as nasty as a token of letters and digits gets: bare, it would be a number
 
@@ -79,7 +81,7 @@ def test_server_does_not_start_without_a_token() -> None:
 
 
 @contextmanager
-def running_server(folder: Path):
+def running_server(folder: Path) -> Iterator[int]:
     """The real server on the composed configuration, but on loopback, free ports and a store of its own."""
     text = SERVER_CONFIG.read_text(encoding="utf-8")
     for theirs, ours in {
@@ -89,28 +91,8 @@ def running_server(folder: Path):
     }.items():
         assert theirs in text
         text = text.replace(theirs, ours)
-    config, log = folder / "server.conf", folder / "server.log"
-    config.write_text(text, encoding="utf-8")
-    command = [NATS_SERVER, "-c", str(config), "-l", str(log), "--ports_file_dir", str(folder)]
-    with subprocess.Popen(command, env=server_environment()) as process:
-        try:
-            yield wait_for_port(process, folder)
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def wait_for_port(process: subprocess.Popen[bytes], folder: Path) -> int:
-    """The client port, once the server has written its ports file."""
-    for _ in range(200):
-        assert process.poll() is None, (folder / "server.log").read_text()
-        for path in folder.glob("*.ports"):
-            ports = json.loads(path.read_text() or "{}")
-            if ports.get("nats"):
-                return int(ports["nats"][0].rpartition(":")[2])
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.05)
-    raise AssertionError("the server wrote no ports file")
+    with nats_process(folder, config=text, environment=server_environment()) as port:
+        yield port
 
 
 def greeting_after(port: int, options: dict[str, object]) -> bytes:
