@@ -25,7 +25,7 @@ from tests.harness.contract import TASK_LIFECYCLE_TYPES, check_event
 from tests.harness.node import Line, node_client, run_client
 from tests.harness.server import NatsServer
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.node
 
 CAS = Path(sys.executable).parent / "cas"
 SAMPLES = "cas_events.agents.samples:runner"
