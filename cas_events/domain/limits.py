@@ -12,6 +12,7 @@ JSON_DEPTH_MAX = 128
 CLAIM_BYTES_MAX = 64 * 1024 * 1024  # the largest input or output that travels by claim check
 
 PROGRESS_PER_S = 100.0
+PROGRESS_BURST = 10.0
 LOG_BURST = 1_000.0
 LOG_PER_S = 500.0
 TELEMETRY_BYTES_BURST = 8.0 * 1024 * 1024

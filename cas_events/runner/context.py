@@ -10,7 +10,7 @@ which plain threads do without.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -38,6 +38,9 @@ class Emitter(Protocol):
 
     def log(self, level: str, message: str, metadata: Mapping[str, Any]) -> None:
         """Emit a `cas.log` event."""
+
+    def step(self, type_: str, members: Mapping[str, Any]) -> None:
+        """Emit a `cas.step` event."""
 
 
 class TaskContext:
@@ -96,6 +99,14 @@ class TaskContext:
         """
         return self._emitter.output(value, kind="partial")
 
+    def emit_output(self, value: Any, *, kind: str) -> Awaitable:
+        """As `output`, with another kind than ``partial``; for adapters of agent frameworks."""
+        return self._emitter.output(value, kind=kind)
+
+    def emit_step(self, type_: str, members: Mapping[str, Any]) -> None:
+        """Emit a `cas.step` event; for adapters of agent frameworks."""
+        self._emitter.step(type_, members)
+
     @property
     def log(self) -> Any:
         """A structlog logger: ``ctx.log.info("reading", source="…")``."""
@@ -117,7 +128,9 @@ class TaskContext:
         return self._is_cancelled()
 
 
-def _split(_logger: Any, method: str, event: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _split(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The last structlog processor: hand the level, the message and the fields to the sink."""
     message = event.pop("event", "")
     return (str(message), event), {}
@@ -165,6 +178,10 @@ class _Detached:
         """Log the line with the standard logging module."""
         fields = " ".join(f"{name}={value!r}" for name, value in metadata.items())
         self._logger.log(getattr(logging, level.upper()), "%s %s", message, fields)
+
+    def step(self, type_: str, members: Mapping[str, Any]) -> None:
+        """Drop it."""
+        del type_, members
 
 
 def _detached_context() -> TaskContext:

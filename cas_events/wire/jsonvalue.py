@@ -129,3 +129,18 @@ def _check_text(value: str, path: str) -> None:
 def _check_depth(path: str, depth: int) -> None:
     if depth > JSON_DEPTH_MAX:
         raise NotJsonError(path, f"nested deeper than {JSON_DEPTH_MAX} levels")
+
+
+def encode_lossy(value: Any) -> bytes:
+    """Encode a value that must never fail: what has no JSON form becomes its repr."""
+    try:
+        return _lossy_encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return _encoder.encode(repr(value).encode("utf-8", "replace").decode())
+
+
+def _repr_hook(value: Any) -> str:
+    return repr(value)
+
+
+_lossy_encoder = msgspec.json.Encoder(enc_hook=_repr_hook)

@@ -1,0 +1,66 @@
+"""Events of an agent itself: registrations and ignored commands, on the agent's own subject."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cas_events.domain.events import AGENT_REGISTERED
+from cas_events.errors import WireError
+from cas_events.jetstream.api import JetStream
+from cas_events.runner.registry import AgentSpec
+from cas_events.uuid7 import uuid7
+from cas_events.wire.claims import encode_members
+from cas_events.wire.envelope import decode_event, encode_agent_event
+from cas_events.wire.subjects import Names
+
+
+async def append(
+    js: JetStream,
+    names: Names,
+    type_: str,
+    *,
+    agent_id: str,
+    source: str,
+    members: Mapping[str, Any],
+    causation_id: str | None = None,
+) -> int:
+    """Append an agent's event and return its sequence.
+
+    Raises:
+        ServerError: it could not be stored.
+    """
+    data, _ = encode_members(members, limit_bytes=10**9)
+    payload = encode_agent_event(
+        type_,
+        event_id=uuid7(),
+        source=source,
+        agent_id=agent_id,
+        time_ns=time.time_ns(),
+        data=data,
+        causation_id=causation_id,
+    )
+    return (await js.append(names.agent_event(agent_id), payload)).seq
+
+
+async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str) -> None:
+    """Say that an agent is served, unless the log's last word says exactly that."""
+    members: dict[str, Any] = {
+        "version": spec.version,
+        "limits": {"timeout_s": spec.timeout_s, "max_attempts": spec.max_attempts},
+        "on_crash": spec.on_crash,
+    }
+    if spec.timeout_s is None:
+        del members["limits"]["timeout_s"]
+    if spec.schema is not None:
+        members["schema"] = spec.schema
+    known = await js.last_message(names.events, names.agent_event(spec.agent_id))
+    if known is not None:
+        try:
+            event = decode_event(known.data, seq=known.seq, stream=known.stream)
+        except WireError:
+            event = None
+        if event is not None and event.type == AGENT_REGISTERED and event.data == members:
+            return
+    await append(js, names, AGENT_REGISTERED, agent_id=spec.agent_id, source=source, members=members)

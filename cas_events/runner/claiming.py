@@ -1,0 +1,257 @@
+"""Claiming a task: from the table's `Claim` to a running attempt, or to what stands in its way.
+
+PROTOCOL section 4: a claim appends `started` expecting the lock. A stored cancel wins over it; duplicates are
+checked before the body; the append comes before claim checks are fetched or user code sees the input, so an input
+that kills its runner costs tries. On a first delivery the append goes out at once, with the reads beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cas_events.domain import events
+from cas_events.domain.commands import Cancel, Execute
+from cas_events.domain.decide import Claim, Last
+from cas_events.domain.limits import CLAIM_BYTES_MAX
+from cas_events.errors import CasEventsError, InvalidCommandError, WireError
+from cas_events.jetstream.messages import StoredMessage
+from cas_events.runner.execution import Execution, TaskFacts
+from cas_events.runner.jobs import Job
+from cas_events.jetstream.patience import patiently
+from cas_events.runner.timers import store_wake
+from cas_events.runner.workplace import Workplace
+from cas_events.wire.claims import is_claim
+from cas_events.wire.commands import BAD_CLAIM_CHECK, EXPIRED, decode_cancel, decode_execute, parse_time
+from cas_events.wire.jsonvalue import decode_json
+
+_log = logging.getLogger(__name__)
+
+
+async def claim_and_run(
+    place: Workplace, job: Job, claim: Claim, last: Last | None, *, is_first: bool
+) -> None:
+    """Claim a task and run it to the end of the attempt; or settle it otherwise.
+
+    Args:
+        place: what the process shares.
+        job: the delivery.
+        claim: what the delivery table said.
+        last: the task's last lifecycle event, if any.
+        is_first: a first delivery, for which nothing has been read yet.
+
+    Raises:
+        LostRaceError: another writer was faster; decide anew.
+    """
+    try:
+        execute = decode_execute(job.command)
+    except InvalidCommandError as error:
+        await _refuse(place, job, claim, await _duplicate_of(place, job) or (error.reason, str(error)))
+        return
+    if last is None and await _is_not_due(place, job, claim, execute):
+        return
+    execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
+    place.running[job.task_id] = execution
+    try:
+        is_open = await (
+            _open_first(place, job, execution) if is_first else _open(place, job, execution, last)
+        )
+        if is_open:
+            input_ = await _fetch_input(place, execution)
+    except BaseException:
+        execution.release()
+        raise
+    if is_open and input_ is not None:
+        await execution.run(input_)
+    else:
+        execution.release()
+
+
+async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute) -> bool:
+    """Whether a fresh task may not start: too early (its wake is stored), or too late."""
+    not_before_s = parse_time(execute.not_before)
+    if not_before_s is not None and not_before_s > time.time():
+        await store_wake(place, job.facts(execute), attempt=0, delay_s=not_before_s - time.time())
+        place.ack(job.delivery)
+        return True
+    if place.keeper.storage.has_expired(job.command_time_ns):
+        await _refuse(place, job, claim, (EXPIRED, "the log no longer reaches back to this command"))
+        return True
+    return False
+
+
+# --- opening the attempt -------------------------------------------------------------------------------------------------
+
+
+async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
+    """Append `started` at once, with the reads beside it; whether user code may run."""
+    names = place.names
+    appended, cancel, first = await asyncio.gather(
+        execution.append(events.STARTED, _started_members(place, execution)),
+        place.last_command(names.cancel(job.task_id)),
+        place.first_command(names.execute("*", job.task_id)),
+    )
+    execution.begin(appended)
+    duplicate = _duplicate(job, first)
+    if duplicate is not None:
+        await _refuse(place, job, execution.claim, duplicate, lock_seq=appended)
+        return False
+    if cancel is not None:
+        await execution.append(events.CANCELLED, cancelled_members(decode_cancel(cancel.data), started=False))
+        place.ack(job.delivery)
+        return False
+    return True
+
+
+async def _open(place: Workplace, job: Job, execution: Execution, last: Last | None) -> bool:
+    """Read first, then append `started` or what stands in its way; whether user code may run."""
+    if last is None:
+        duplicate = await _duplicate_of(place, job)
+        if duplicate is not None:
+            await _refuse(place, job, execution.claim, duplicate)
+            return False
+    obstacle = await _obstacle(place, job, execution, last)
+    if obstacle is not None:
+        await append_over(place, job, last, *obstacle)
+        place.ack(job.delivery)
+        return False
+    lock_seq = execution.claim.expected_seq
+    if execution.claim.resume:
+        members = {"interrupt_id": job.hint.interrupt, "value": _resume_value(job)}
+        lock_seq = await execution.append(events.RESUMED, members, expected_seq=lock_seq)
+    started = await execution.append(
+        events.STARTED, _started_members(place, execution), expected_seq=lock_seq
+    )
+    execution.begin(started)
+    return True
+
+
+async def _obstacle(
+    place: Workplace, job: Job, execution: Execution, last: Last | None
+) -> tuple[str, dict[str, Any]] | None:
+    """The terminal event that stands in a claim's way, if any; a stored cancel wins over everything."""
+    cancel = await stored_cancel(place, job.task_id)
+    if cancel is not None:
+        return events.CANCELLED, cancelled_members(cancel, started=last is not None)
+    claim = execution.claim
+    problem = {"type": "RunnerLostError", "message": "the runner of the last attempt is gone"}
+    if claim.after_crash and job.spec.on_crash == "fail":
+        return events.FAILED, {"error": problem, "reason": "error"}
+    if claim.tries > execution.max_attempts:
+        return events.FAILED, {"error": problem, "reason": "attempts_exhausted"}
+    return None
+
+
+def _started_members(place: Workplace, execution: Execution) -> dict[str, Any]:
+    claim = execution.claim
+    return {
+        "input": execution.facts.execute.input,
+        "runner": place.runner_id,
+        "resumed": claim.resume or claim.after_resumed,
+    }
+
+
+def _resume_value(job: Job) -> Any:
+    try:
+        body = decode_json(job.delivery.data)
+    except WireError:
+        return None
+    return body.get("value") if isinstance(body, dict) else None
+
+
+async def _fetch_input(place: Workplace, execution: Execution) -> dict[str, Any] | None:
+    """The input itself; None if its claim check leads nowhere, which rejects the task."""
+    value = execution.facts.execute.input
+    if not is_claim(value):
+        return value
+    problem = "its object holds no JSON object"
+    try:
+        blob = await patiently(lambda: place.blobs.get(value["sha256"], max_bytes=CLAIM_BYTES_MAX))
+        found = decode_json(blob)
+        if isinstance(found, dict):
+            return found
+    except (CasEventsError, LookupError) as error:
+        problem = str(error)
+    members = {"reason": BAD_CLAIM_CHECK, "detail": f"input: {problem}", "raw": ""}
+    await execution.append(events.REJECTED, members)
+    place.ack(execution.delivery)
+    return None
+
+
+# --- what stands in the way ----------------------------------------------------------------------------------------------
+
+
+async def _duplicate_of(place: Workplace, job: Job) -> tuple[str, str] | None:
+    """Why this command is a second use of a task id, if it is."""
+    return _duplicate(job, await place.first_command(place.names.execute("*", job.task_id)))
+
+
+def _duplicate(job: Job, first: StoredMessage | None) -> tuple[str, str] | None:
+    if first is None or first.subject.split(".")[3] == job.spec.agent_id:
+        return None
+    return events.DUPLICATE_TASK, f"the id was first used by {first.subject} at sequence {first.seq}"
+
+
+async def _refuse(
+    place: Workplace, job: Job, claim: Claim, why: tuple[str, str], *, lock_seq: int | None = None
+) -> None:
+    """Append `rejected` with the reason and the raw bytes, and settle the delivery."""
+    reason, detail = why
+    facts = job.facts(Execute())
+    is_duplicate = reason == events.DUPLICATE_TASK
+    members = {"reason": reason, "detail": detail, "raw": base64.b64encode(job.command).decode()}
+    await place.ledger.append(
+        facts.encoder(place.source, 0 if is_duplicate else claim.attempt),
+        events.REJECTED,
+        agent_id=job.spec.agent_id,
+        index=job.hint.command_seq if is_duplicate else 0,
+        time_ns=time.time_ns(),
+        members={**members, "tries": 0, "command_seq": job.hint.command_seq},
+        expected_seq=claim.expected_seq if lock_seq is None else lock_seq,
+    )
+    place.ack(job.delivery)
+
+
+async def append_over(
+    place: Workplace, job: Job, last: Last | None, type_: str, members: Mapping[str, Any]
+) -> None:
+    """Append a terminal event without holding the task: it opens the next attempt (PROTOCOL section 3)."""
+    try:
+        facts = job.facts(decode_execute(job.command))
+    except InvalidCommandError:
+        facts = job.facts(Execute())
+    await append_for(place, facts, last, type_, members)
+
+
+async def append_for(
+    place: Workplace, facts: TaskFacts, last: Last | None, type_: str, members: Mapping[str, Any]
+) -> None:
+    """Append a terminal event of a task that this process does not hold, expecting the lock.
+
+    Raises:
+        LostRaceError: another writer was faster.
+    """
+    await place.ledger.append(
+        facts.encoder(place.source, last.attempt + 1 if last else 1),
+        type_,
+        agent_id=facts.agent_id,
+        index=0,
+        time_ns=time.time_ns(),
+        members={**members, "tries": last.tries if last else 0, "command_seq": facts.command_seq},
+        expected_seq=last.seq if last else 0,
+    )
+
+
+async def stored_cancel(place: Workplace, task_id: str) -> Cancel | None:
+    """The task's stored cancel, by a leader read."""
+    stored = await place.last_command(place.names.cancel(task_id))
+    return None if stored is None else decode_cancel(stored.data)
+
+
+def cancelled_members(cancel: Cancel, *, started: bool) -> dict[str, Any]:
+    """`data` of a `cancelled` event."""
+    return {"reason": cancel.reason, "requested_by": cancel.requested_by, "started": started}

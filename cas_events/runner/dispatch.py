@@ -1,0 +1,185 @@
+"""From a delivery to an attempt: the delivery table of PROTOCOL section 4, carried out.
+
+``domain.decide`` says what to do; this module reads what the decision needs, carries it out, and decides anew when
+another writer was faster. On a first delivery the append goes out at once, with the cancel and the duplicate read
+beside it; what they find is appended right after `started`, before user code runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from cas_events.domain import events
+from cas_events.domain.decide import Ack, Action, AskOwner, Claim, Hint, Last, Nak, ReadAnswers, decide
+from cas_events.errors import ConnectionLostError, NoRespondersError
+from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.queue import Delivery
+from cas_events.runner import agent_events
+from cas_events.runner.claiming import append_over, cancelled_members, claim_and_run, stored_cancel
+from cas_events.runner.holds import Offer
+from cas_events.runner.jobs import Job
+from cas_events.runner.ledger import LostRaceError
+from cas_events.runner.registry import AgentSpec
+from cas_events.runner.workplace import Workplace
+
+_log = logging.getLogger(__name__)
+
+ASK_OWNER_S = 0.3  # how long a runner has to answer whether it holds a task
+ASK_AGAIN_S = 1.0  # when its silence may be our own connection's youth
+
+
+class Dispatcher:
+    """Deals with deliveries of tasks and wakes."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+
+    async def handle(self, offer: Offer) -> None:
+        """Deal with one delivery; whatever happens, it is settled or comes again."""
+        job = await self._read(offer)
+        if job is None:
+            self._place.ack(offer.delivery)
+            return
+        mine = self._place.running.get(job.task_id)
+        if mine is not None and mine.governs(job.spec.agent_id, job.hint.command_seq):
+            mine.delivery = offer.delivery  # Delivered again while it is being claimed.
+            return
+        is_first = job.hint.kind == "execute" and offer.delivery.delivered == 1 and mine is None
+        last = None if is_first else await self._place.ledger.last(job.spec.agent_id, job.task_id)
+        while True:
+            action = decide(job.hint, last, now_s=time.time())
+            try:
+                await self._carry_out(job, action, last, is_first=is_first)
+            except LostRaceError:
+                is_first = False
+                last = await self._place.ledger.last(job.spec.agent_id, job.task_id)
+            else:
+                return
+
+    # --- reading what was delivered ----------------------------------------------------------------------------------------
+
+    async def _read(self, offer: Offer) -> Job | None:
+        """What a delivery is about; None if there is nothing to do about it."""
+        delivery = offer.delivery
+        if offer.source.kind == "wake":
+            return await self._read_wake(offer)
+        subject = self._place.names.parse_command(delivery.subject)
+        spec = self._place.agents.get(subject.agent) if subject else None
+        if subject is None or spec is None:
+            return None
+        if subject.kind == "resume":
+            return await self._read_resume(offer, spec, subject.task, subject.interrupt)
+        hint = Hint(kind="execute", command_seq=delivery.seq, delivered=delivery.delivered)
+        return Job(
+            offer=offer,
+            spec=spec,
+            task_id=subject.task,
+            hint=hint,
+            command=delivery.data,
+            command_time_ns=delivery.time_ns,
+        )
+
+    async def _read_wake(self, offer: Offer) -> Job | None:
+        due = self._place.names.parse_due(offer.delivery.subject)
+        if due is None or due[0] not in self._place.agents:
+            return None
+        agent_id, task_id, attempt = due
+        command = await self._place.last_command(self._place.names.execute(agent_id, task_id))
+        if command is None:
+            return None
+        hint = Hint(
+            kind="wake", command_seq=command.seq, wake_attempt=attempt, delivered=offer.delivery.delivered
+        )
+        return self._job(offer, self._place.agents[agent_id], task_id, hint, command)
+
+    async def _read_resume(self, offer: Offer, spec: AgentSpec, task_id: str, interrupt: str) -> Job | None:
+        command = await self._place.last_command(self._place.names.execute(spec.agent_id, task_id))
+        if command is None:
+            await self._ignore(offer.delivery, spec.agent_id, "no such task")
+            return None
+        hint = Hint(
+            kind="resume",
+            command_seq=offer.delivery.seq,
+            interrupt=interrupt,
+            delivered=offer.delivery.delivered,
+        )
+        return self._job(offer, spec, task_id, hint, command)
+
+    def _job(self, offer: Offer, spec: AgentSpec, task_id: str, hint: Hint, command: StoredMessage) -> Job:
+        return Job(
+            offer=offer,
+            spec=spec,
+            task_id=task_id,
+            hint=hint,
+            command=command.data,
+            command_time_ns=command.time_ns,
+        )
+
+    # --- carrying out --------------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, job: Job, action: Action, last: Last | None, *, is_first: bool) -> None:
+        match action:
+            case Claim():
+                await claim_and_run(self._place, job, action, last, is_first=is_first)
+            case AskOwner(runner=runner, fence_seq=fence_seq, then=claim):
+                match await self._ask_owner(job, runner, fence_seq):
+                    case "dead":
+                        await claim_and_run(self._place, job, claim, last, is_first=False)
+                    case "unsure":
+                        self._place.nak(job.delivery, ASK_AGAIN_S)
+            case Nak(delay_s=delay_s):
+                self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
+            case ReadAnswers():
+                # A stored answer comes with its own delivery; a stored cancel is acted on here.
+                cancel = await stored_cancel(self._place, job.task_id)
+                if cancel is not None and last is not None:
+                    await append_over(
+                        self._place, job, last, events.CANCELLED, cancelled_members(cancel, started=True)
+                    )
+                self._place.ack(job.delivery)
+            case Ack(ignored=reason):
+                if reason:
+                    await self._ignore(job.delivery, job.spec.agent_id, reason)
+                self._place.ack(job.delivery)
+
+    async def _ignore(self, delivery: Delivery, agent_id: str, reason: str) -> None:
+        """Leave a trace of a command that answers nothing (PROTOCOL section 2)."""
+        await agent_events.append(
+            self._place.js,
+            self._place.names,
+            events.AGENT_COMMAND_IGNORED,
+            agent_id=agent_id,
+            source=self._place.source,
+            members={
+                "command_seq": delivery.seq,
+                "subject": delivery.subject,
+                "reason": reason,
+                "raw": base64.b64encode(delivery.data).decode(),
+            },
+            causation_id=f"CAS_COMMANDS:{delivery.seq}",
+        )
+
+    async def _ask_owner(self, job: Job, runner: str, fence_seq: int) -> Literal["mine", "dead", "unsure"]:
+        """Ask the runner that wrote `started` whether it still holds the task."""
+        if runner == self._place.runner_id:
+            return "mine" if job.task_id in self._place.desk.holds else "dead"
+        question = msgspec.json.encode({"task": job.task_id, "fence": fence_seq})
+        try:
+            answer = await self._place.connection.request(
+                self._place.names.runner_service(runner), question, timeout_s=ASK_OWNER_S
+            )
+            if msgspec.json.decode(answer.data, type=dict[str, Any]).get("mine") is True:
+                return "mine"
+        except (NoRespondersError, ConnectionLostError, msgspec.DecodeError) as error:
+            # Silence proves nothing while our own connection is young: after a server's restart the owner may just
+            # not be back yet.
+            up_since_s = self._place.connection.connected_since_s
+            if up_since_s is None or time.monotonic() - up_since_s < job.offer.source.ack_wait_s:
+                return "unsure"
+            _log.info("runner %s is silent about task %s (%s): taking over", runner, job.task_id, error)
+        return "dead"

@@ -1,0 +1,123 @@
+"""What the event loop and the keeper thread share: offered deliveries and held tasks.
+
+Both sides only insert into, pop from and read plain dicts, each of which is one atomic step under the interpreter's
+lock: whoever pops an offer owns the delivery.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cas_events.jetstream.queue import Delivery
+from cas_events.jetstream.topology import ConsumerSpec
+from cas_events.wire.envelope import EventEncoder
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Source:
+    """One work consumer that the keeper pulls from.
+
+    Attributes:
+        kind: ``task`` (execute and resume), ``wake`` or ``cancel``.
+        spec: the consumer, as it would be made.
+        agent_id: the agent that it serves; empty for ``cancel``.
+        ack_wait_s: the server's redelivery time: the lease.
+    """
+
+    kind: str
+    spec: ConsumerSpec
+    agent_id: str
+    ack_wait_s: float
+
+    @property
+    def consumer(self) -> str:
+        """The consumer's durable name, unique among a runner's sources."""
+        return self.spec.name
+
+    @property
+    def task_token(self) -> int:
+        """Where the task's token stands in a delivered subject: `cas.cmd.execute.A.T`, `cas.due.A.T.n`."""
+        return 3 if self.kind in {"wake", "cancel"} else 4
+
+
+@dataclass(slots=True, eq=False)
+class Offer:
+    """A delivery on its way from the keeper thread to the event loop."""
+
+    source: Source
+    delivery: Delivery
+    offered_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Hold:
+    """A task that this process runs, and whose lease the keeper renews.
+
+    Attributes:
+        task_id: the task.
+        agent_id: its agent.
+        lifecycle_subject: whose last event must stay our fence.
+        fence_seq: sequence of our `started`.
+        delivery: the newest delivery of the governing command; its reply subject is what is renewed and acked.
+        ack_wait_s: the lease.
+        encoder: of the attempt.
+        indexes: the attempt's index counter.
+        command_seq: the governing command.
+        tries: what the attempt counts against `max_attempts`.
+        timeout_s: bound on the run, if any.
+        deadline_s: when the keeper itself fails the task, on the monotonic clock; None for never.
+        on_lost: called on the event loop when the task is no longer ours.
+        renew_at_s: when the next renewal is due, on the monotonic clock.
+        is_lost: the keeper has stopped renewing, for good.
+    """
+
+    task_id: str
+    agent_id: str
+    lifecycle_subject: str
+    fence_seq: int
+    delivery: Delivery
+    ack_wait_s: float
+    encoder: EventEncoder
+    indexes: itertools.count[int]
+    command_seq: int
+    tries: int
+    timeout_s: float | None
+    deadline_s: float | None
+    on_lost: Callable[[], None]
+    renew_at_s: float
+    is_lost: bool = False
+
+
+class Desk:
+    """The shared state of one runner process.
+
+    Args:
+        places: how many tasks the process takes at once.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.offers: dict[int, Offer] = {}
+        self.holds: dict[str, Hold] = {}
+        self.in_hand: dict[int, Offer] = {}
+        self.loop_ticked_s = time.monotonic()
+
+    def take(self, offer: Offer) -> bool:
+        """On the event loop: take an offered delivery; False if the keeper has given it back meanwhile."""
+        if self.offers.pop(id(offer), None) is None:
+            return False
+        if offer.source.kind != "cancel":
+            self.in_hand[id(offer)] = offer
+        return True
+
+    def finish(self, offer: Offer) -> None:
+        """On the event loop: the delivery is dealt with, its place is free."""
+        self.in_hand.pop(id(offer), None)
+
+    @property
+    def free_places(self) -> int:
+        """Places that neither a taken nor an offered delivery fills."""
+        return self.places - len(self.in_hand) - len(self.offers)

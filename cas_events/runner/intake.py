@@ -1,0 +1,184 @@
+"""The pulls of a runner process: asked for, handed over and given back on the keeper's thread.
+
+PROTOCOL section 4: at most the free places are asked for, and nothing while the event loop lags, because a command
+that was fetched for a blocked runner costs everyone a lease; what still reaches a lagging runner is given back at
+once. A delivery that renews a task held here is adopted without troubling the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from cas_events.errors import NotConnectedError
+from cas_events.jetstream.api import ConsumerInfo, JetStream
+from cas_events.jetstream.queue import Delivery, PullEnd, WorkQueue, nak
+from cas_events.jetstream.topology import ensure_consumer
+from cas_events.runner.holds import Desk, Offer, Source
+from cas_events.runner.storage import StorageWatch
+
+_log = logging.getLogger(__name__)
+
+LAG_MAX_S = 0.25
+APPETITE_IDLE_MAX = 8
+CANCEL_BATCH = 256
+PAUSE_S = 0.25  # after a pull that the server did not serve
+
+
+class Intake:
+    """Pulls for every source of a runner.
+
+    Args:
+        desk: what is shared with the event loop.
+        sources: the consumers to pull from.
+        storage: nothing is asked for while it is tight.
+        on_offer: called on ``loop`` with each offered delivery.
+        loop: the runner's event loop.
+        send: publishes, best effort.
+
+    Attributes:
+        is_pulling: cleared when the runner shuts down.
+        is_hungry: the free places did not admit all that was wanted; `ask` again when one is freed.
+    """
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        sources: Sequence[Source],
+        storage: StorageWatch,
+        on_offer: Callable[[Offer], None],
+        loop: asyncio.AbstractEventLoop,
+        send: Callable[[str, bytes], None],
+    ) -> None:
+        self._desk = desk
+        self._sources = sources
+        self._storage = storage
+        self._on_offer = on_offer
+        self._main_loop = loop
+        self._send = send
+        self._arrived: deque[Offer] = deque()
+        self._queues: dict[str, WorkQueue] = {}
+        self._appetite: dict[str, int] = {}
+        self._repairs: dict[str, asyncio.Task[ConsumerInfo]] = {}
+        self._ask_at_s: dict[str, float] = {}
+        tasks = sum(source.kind == "task" for source in sources)
+        # All idle agents together reserve at most half of the places.
+        self._appetite_min = max(1, min(APPETITE_IDLE_MAX, desk.places // (2 * max(tasks, 1))))
+        self.is_pulling = True
+        self.is_hungry = False
+
+    def open(self, js: JetStream) -> None:
+        """Open a queue for every source."""
+        self._appetite = {source.consumer: self._appetite_min for source in self._sources}
+        self._queues = {source.consumer: self._open_queue(js, source) for source in self._sources}
+
+    async def close(self) -> None:
+        """Pull no more and give back what was not taken."""
+        self.is_pulling = False
+        await asyncio.gather(*(queue.stop() for queue in self._queues.values()))
+        self.give_back_untaken()
+
+    def ask(self) -> None:
+        """Ask for what the free places admit."""
+        if not self.is_pulling or self._loop_lags() or self._storage.is_tight:
+            return
+        for source in self._sources:
+            self._ask_one(source)
+
+    def give_back_untaken(self) -> None:
+        """A delivery that a lagging loop does not take goes to another runner."""
+        now_s = time.monotonic()
+        for key, offer in list(self._desk.offers.items()):
+            is_late = now_s - offer.offered_s > LAG_MAX_S
+            if (is_late or not self.is_pulling) and self._desk.offers.pop(key, None) is not None:
+                self._send(offer.delivery.reply, nak(0))
+
+    def _open_queue(self, js: JetStream, source: Source) -> WorkQueue:
+        return WorkQueue(
+            js.connection,
+            source.spec.stream,
+            source.consumer,
+            lambda delivery: self._arrive(source, delivery),
+            on_pull_end=lambda end: self._pull_ended(js, source, end),
+        )
+
+    def _loop_lags(self) -> bool:
+        return time.monotonic() - self._desk.loop_ticked_s > LAG_MAX_S
+
+    def _arrive(self, source: Source, delivery: Delivery) -> None:
+        if self._adopt(source, delivery):
+            return
+        if not self.is_pulling or self._loop_lags():
+            self._send(delivery.reply, nak(0))
+            return
+        offer = Offer(source, delivery)
+        self._desk.offers[id(offer)] = offer
+        self._arrived.append(offer)
+        if len(self._arrived) == 1:
+            self._main_loop.call_soon_threadsafe(self._hand_over)
+        queue = self._queues[source.consumer]
+        if queue.outstanding * 2 <= self._appetite[source.consumer]:
+            self._appetite[source.consumer] = min(self._desk.places, self._appetite[source.consumer] * 2)
+            self._ask_one(source)
+
+    def _hand_over(self) -> None:
+        """On the event loop: offer what has arrived."""
+        while self._arrived:
+            self._on_offer(self._arrived.popleft())
+
+    def _adopt(self, source: Source, delivery: Delivery) -> bool:
+        """Whether it is the governing command of a task held here, delivered once more: it is renewed from now on."""
+        if delivery.delivered == 1 or source.kind == "cancel":
+            return False
+        hold = self._desk.holds.get(delivery.subject.split(".")[source.task_token])
+        if hold is None or hold.is_lost:
+            return False
+        if (hold.delivery.stream, hold.delivery.seq) != (delivery.stream, delivery.seq):
+            return False
+        hold.delivery = delivery
+        hold.renew_at_s = 0.0
+        return True
+
+    def _ask_one(self, source: Source) -> None:
+        name = source.consumer
+        asked = self._queues[name].outstanding
+        if source.kind == "cancel":
+            wanted = CANCEL_BATCH if asked * 2 <= CANCEL_BATCH else 0
+        else:
+            free = self._desk.free_places - self._reserved()
+            wanted = min(self._appetite[name] - asked, free)
+            self.is_hungry = self.is_hungry or free <= 0
+        if wanted <= 0 or time.monotonic() < self._ask_at_s.get(name, 0.0):
+            return
+        try:
+            self._queues[name].ask(wanted, expires_s=source.ack_wait_s / 3)
+        except NotConnectedError:
+            self._ask_at_s[name] = time.monotonic() + PAUSE_S
+
+    def _reserved(self) -> int:
+        """Places that open pulls may still fill."""
+        return sum(
+            self._queues[source.consumer].outstanding for source in self._sources if source.kind != "cancel"
+        )
+
+    def _pull_ended(self, js: JetStream, source: Source, end: PullEnd) -> None:
+        """A pull is over: an unfulfilled one lessens the appetite, a missing consumer is made again."""
+        name = source.consumer
+        if end.unfulfilled:
+            self._appetite[name] = max(self._appetite_min, self._appetite[name] // 2)
+        if end.reason not in {"fulfilled", "expired", "stopped"}:
+            self._ask_at_s[name] = time.monotonic() + PAUSE_S
+            _log.debug("pull of %s ended: %s %s", name, end.reason, end.detail)
+        if end.reason == "no_consumer" and name not in self._repairs and self.is_pulling:
+            repair = asyncio.get_running_loop().create_task(ensure_consumer(js, source.spec))
+            self._repairs[name] = repair
+            repair.add_done_callback(lambda task: self._repaired(name, task))
+
+    def _repaired(self, name: str, task: asyncio.Task[ConsumerInfo]) -> None:
+        del self._repairs[name]
+        if not task.cancelled() and task.exception():
+            _log.warning("consumer %s does not answer: %s", name, task.exception())

@@ -1,0 +1,47 @@
+"""One delivery that asks for a task to run, with what it takes to decide about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cas_events.domain.commands import Execute
+from cas_events.domain.decide import Hint
+from cas_events.jetstream.queue import Delivery
+from cas_events.runner.execution import TaskFacts
+from cas_events.runner.holds import Offer
+from cas_events.runner.registry import AgentSpec
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Job:
+    """A delivery, read.
+
+    Attributes:
+        offer: the delivery.
+        spec: the agent.
+        task_id: the task.
+        hint: what the delivery says to the table.
+        command: the execute command as delivered or read.
+        command_time_ns: when that was stored.
+    """
+
+    offer: Offer
+    spec: AgentSpec
+    task_id: str
+    hint: Hint
+    command: bytes
+    command_time_ns: int
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery itself."""
+        return self.offer.delivery
+
+    def facts(self, execute: Execute) -> TaskFacts:
+        """The task, once its command has been read."""
+        return TaskFacts(
+            task_id=self.task_id,
+            agent_id=self.spec.agent_id,
+            execute=execute,
+            command_seq=self.hint.command_seq,
+        )

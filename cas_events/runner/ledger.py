@@ -1,0 +1,201 @@
+"""A task's lifecycle as it stands in the log: reading its last event, appending the next one under the lock.
+
+PROTOCOL section 4: every lifecycle append expects the last sequence of the task's exact subject. No answer, 10071 or
+10164 is settled only by evidence: an ack without ``duplicate``, our own event (same id and same source) as the first
+one after the expected sequence, or another writer's event there. "Not there" means: send the same bytes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cas_events.domain import events
+from cas_events.domain.decide import HANDOVER, Last
+from cas_events.domain.events import Event
+from cas_events.errors import (
+    ConnectionLostError,
+    ServerError,
+    WireError,
+    WrongLastSequenceError,
+)
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.patience import patiently, patiently_unsent
+from cas_events.wire.claims import encode_members
+from cas_events.wire.envelope import EventEncoder, decode_event
+from cas_events.wire.subjects import Names
+
+_log = logging.getLogger(__name__)
+
+EVIDENCE_PAUSE_S = 0.02
+
+
+class LostRaceError(ServerError):
+    """Another writer's lifecycle event stands where ours should have gone: decide anew.
+
+    Attributes:
+        seq: sequence of that event.
+    """
+
+    def __init__(self, subject: str, seq: int) -> None:
+        super().__init__(f"another writer appended to {subject} first, at sequence {seq}")
+        self.seq = seq
+
+
+class Ledger:
+    """Reads and appends lifecycle events.
+
+    Args:
+        js: the connection's JetStream.
+        names: of the deployment.
+        blobs: where large `data` members go; None where none can occur.
+    """
+
+    def __init__(self, js: JetStream, names: Names, blobs: BlobStore) -> None:
+        self._js = js
+        self._names = names
+        self._blobs = blobs
+
+    async def last(self, agent_id: str, task_id: str) -> Last | None:
+        """The last lifecycle event of a task, by a leader read; None if there is none."""
+        subject = self._names.lifecycle(agent_id, task_id)
+        message = await patiently(lambda: self._js.last_message(self._names.events, subject))
+        if message is None:
+            return None
+        try:
+            return last_from(decode_event(message.data, seq=message.seq, stream=message.stream), message)
+        except WireError as error:
+            _log.warning("undecodable lifecycle event subject=%s seq=%d: %s", subject, message.seq, error)
+            return await self._last_decodable(subject, lock_seq=message.seq)
+
+    async def _last_decodable(self, subject: str, *, lock_seq: int) -> Last:
+        """The newest readable event below a foreign one; the foreign one's sequence stays the lock."""
+        known = Last(type="", seq=lock_seq, attempt=0, tries=0, command_seq=0, stored_s=0.0)
+        from_seq, more = 1, True
+        while more:
+            messages, more = await self._js.direct_batch(self._names.events, subject, from_seq=from_seq)
+            for message in messages:
+                from_seq = message.seq + 1
+                try:
+                    event = decode_event(message.data, seq=lock_seq, stream=message.stream)
+                except WireError:
+                    continue
+                known = last_from(event, message, seq=lock_seq)
+        return known
+
+    async def append(
+        self,
+        encoder: EventEncoder,
+        type_: str,
+        *,
+        agent_id: str,
+        index: int,
+        time_ns: int,
+        members: Mapping[str, Any],
+        expected_seq: int,
+    ) -> int:
+        """Append a lifecycle event and return its sequence.
+
+        Args:
+            encoder: of the attempt.
+            type_: the event type.
+            agent_id: the task's agent.
+            index: the event's index in its attempt.
+            time_ns: when it happened, nanoseconds since the epoch.
+            members: its `data`; large members become claim checks, put before the append.
+            expected_seq: the lock.
+
+        Raises:
+            LostRaceError: somebody else appended first.
+            NotJsonError: a member has no JSON form; nothing was sent.
+            RefusedError: the server refuses it for good.
+        """
+        data, blobs = encode_members(members)
+        await self.put_blobs(blobs)
+        payload = encoder.encode(type_, index, time_ns, data)
+        subject = self._names.lifecycle(agent_id, encoder.task_id)
+        return await self.append_bytes(
+            subject,
+            payload,
+            event_id=encoder.event_id(index),
+            source=encoder.source,
+            expected_seq=expected_seq,
+        )
+
+    async def append_bytes(
+        self, subject: str, payload: bytes, *, event_id: str, source: str, expected_seq: int
+    ) -> int:
+        """Append an encoded lifecycle event; see `append`."""
+        while True:
+            try:
+                ack = await patiently_unsent(
+                    lambda: self._js.append(subject, payload, expected_last_seq=expected_seq)
+                )
+                if not ack.duplicate:
+                    return ack.seq
+            except (WrongLastSequenceError, ConnectionLostError):
+                _log.debug("append to %s is ambiguous, looking for evidence", subject)
+            seq = await self._evidence(subject, event_id=event_id, source=source, expected_seq=expected_seq)
+            if seq is not None:
+                return seq
+
+    async def _evidence(self, subject: str, *, event_id: str, source: str, expected_seq: int) -> int | None:
+        """What stands first after the expected sequence: our event's sequence, or None for nothing yet.
+
+        Raises:
+            LostRaceError: another writer's event.
+        """
+        first = await patiently(
+            lambda: self._js.next_message(self._names.events, subject, from_seq=expected_seq + 1)
+        )
+        if first is None:
+            # On R3 a write of the same subject may still be in flight (10164): give it a moment.
+            await asyncio.sleep(EVIDENCE_PAUSE_S)
+            return None
+        try:
+            event = decode_event(first.data, seq=first.seq, stream=first.stream)
+        except WireError:
+            raise LostRaceError(subject, first.seq) from None
+        if event.id == event_id and event.source == source:
+            return first.seq
+        raise LostRaceError(subject, first.seq)
+
+    async def put_blobs(self, blobs: Sequence[bytes]) -> None:
+        """Put the objects of claim checks, trying again while the connection is down."""
+        for blob in blobs:
+            await patiently(lambda blob=blob: self._blobs.put(blob))  # type: ignore[misc]
+
+
+def last_from(event: Event, message: StoredMessage, *, seq: int | None = None) -> Last:
+    """What the delivery table looks at in a lifecycle event; odd values of foreign writers count as absent."""
+    data = event.data
+    error = data.get("error")
+    return Last(
+        type=event.type,
+        seq=message.seq if seq is None else seq,
+        attempt=event.attempt,
+        tries=_number(data.get("tries"), int),
+        command_seq=_number(data.get("command_seq"), int),
+        stored_s=message.time_ns / 1e9,
+        source=event.source,
+        runner=data["runner"] if isinstance(data.get("runner"), str) else "",
+        delay_s=_number(data.get("delay_s"), float),
+        is_handover=event.type == events.RETRYING
+        and isinstance(error, dict)
+        and error.get("type") == HANDOVER,
+        interrupts=_interrupt_ids(data.get("interrupts")),
+    )
+
+
+def _number(value: Any, kind: type[int | float]) -> Any:
+    return kind(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else kind(0)
+
+
+def _interrupt_ids(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(item["id"] for item in value if isinstance(item, dict) and isinstance(item.get("id"), str))

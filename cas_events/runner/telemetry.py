@@ -1,0 +1,283 @@
+"""The telemetry of one attempt: progress, logs, steps and outputs, pipelined beside the lifecycle.
+
+PROTOCOL section 4: telemetry carries (attempt, index), is sent without the lock and within a rate and byte budget;
+drops are counted and said in a log event; before any lifecycle append after `started` all of it is acknowledged or
+definitely refused (``barrier``). Progress is coalesced: the newest wins, the last always arrives.
+
+May be called from any thread; everything but encoding happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import Any
+
+from cas_events.domain import events
+from cas_events.domain.limits import (
+    CLAIM_CHECK_BYTES,
+    LOG_BURST,
+    LOG_LINE_BYTES,
+    LOG_PER_S,
+    PROGRESS_BURST,
+    PROGRESS_PER_S,
+    TELEMETRY_BYTES_BURST,
+    TELEMETRY_BYTES_PER_S,
+    TokenBucket,
+    cut_utf8,
+)
+from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
+from cas_events.runner.context import DONE, Awaitable
+from cas_events.wire.claims import encode_members
+from cas_events.wire.envelope import EventEncoder
+from cas_events.wire.jsonvalue import encode_lossy
+from cas_events.wire.subjects import Names
+
+_log = logging.getLogger(__name__)
+
+OUTPUT_BARRIER_S = 5.0  # how long a lifecycle append waits for CAS_OUTPUT (PROTOCOL section 4)
+YIELD_EVERY_S = 0.005  # an agent that only ticks lets the event loop run this often
+
+_Progress = tuple[float, str]
+_Origin = tuple[str | None, str | None]
+
+
+class Telemetry:
+    """Emits one attempt's events other than its lifecycle.
+
+    Args:
+        encoder: of the attempt.
+        names: of the deployment.
+        agent_id: the task's agent.
+        publisher: the process's pipelined publisher.
+        blobs: where large values go.
+        indexes: the attempt's index counter, shared with its lifecycle events.
+        spawn: starts a supervised coroutine.
+        is_blocked: whether the storage is so full that telemetry is dropped.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: EventEncoder,
+        names: Names,
+        agent_id: str,
+        publisher: PipelinedPublisher,
+        blobs: BlobStore,
+        indexes: itertools.count[int],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        is_blocked: Callable[[], bool],
+    ) -> None:
+        self._encoder = encoder
+        self._publisher = publisher
+        self._blobs = blobs
+        self._indexes = indexes
+        self._spawn = spawn
+        self._is_blocked = is_blocked
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        task_id = encoder.task_id
+        self._subjects = {
+            class_: names.event(class_, agent_id, task_id) for class_ in ("step", "progress", "log")
+        }
+        self._subjects["output"] = names.out(agent_id, task_id)
+        now_s = time.monotonic()
+        self._progress_budget = TokenBucket.full(per_s=PROGRESS_PER_S, burst=PROGRESS_BURST, now_s=now_s)
+        self._log_budget = TokenBucket.full(per_s=LOG_PER_S, burst=LOG_BURST, now_s=now_s)
+        self._bytes_budget = TokenBucket.full(
+            per_s=TELEMETRY_BYTES_PER_S, burst=TELEMETRY_BYTES_BURST, now_s=now_s
+        )
+        self._waiting_progress: dict[_Origin, _Progress] = {}
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._in_flight = {"events": 0, "output": 0}
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._uploads: set[asyncio.Task[None]] = set()
+        self._dropped = 0
+        self._is_closed = False
+        self._yielded_s = now_s
+
+    # --- what agent code calls, through its context ------------------------------------------------------------------
+
+    def progress(self, fraction: float, message: str, *, node: str | None, agent: str | None) -> Awaitable:
+        """Emit progress, at most `PROGRESS_PER_S` a second; the newest of each node wins."""
+        self._on_loop(self._offer_progress, (node, agent), (fraction, message))
+        return self._breath()
+
+    def output(self, value: Any, *, kind: str) -> Awaitable:
+        """Emit a partial output.
+
+        Raises:
+            NotJsonError: it has no JSON form.
+        """
+        data, blobs = encode_members({"kind": kind, "value": value})
+        self._on_loop(self._emit_output, data, blobs)
+        return self._breath()
+
+    def log(self, level: str, message: str, metadata: Mapping[str, Any]) -> None:
+        """Emit a log line; fields without a JSON form are stored as their repr."""
+        text, is_cut = cut_utf8(message, LOG_LINE_BYTES)
+        fields = encode_lossy(dict(metadata))
+        if not fields.startswith(b"{"):
+            fields = b'{"unencodable":%b}' % fields
+        if len(fields) > CLAIM_CHECK_BYTES:
+            fields, is_cut = b"{}", True
+        tail = b',"truncated":true}' if is_cut else b"}"
+        data = b'{"level":%b,"message":%b,"metadata":%b%b' % (
+            encode_lossy(level),
+            encode_lossy(text),
+            fields,
+            tail,
+        )
+        self._on_loop(self._emit_log, data)
+
+    # --- what the runner calls -----------------------------------------------------------------------------------------
+
+    def step(self, type_: str, members: Mapping[str, Any]) -> None:
+        """Emit a `cas.step` event; on the event loop only."""
+        data, _ = encode_members(members)
+        self._emit("step", type_, data)
+
+    async def barrier(self) -> None:
+        """Wait until everything emitted is stored or definitely refused."""
+        self._flush_progress()
+        if self._uploads:
+            await asyncio.wait(set(self._uploads), timeout=OUTPUT_BARRIER_S)
+        self._say_dropped()
+        deadline_s = time.monotonic() + OUTPUT_BARRIER_S
+        while self._in_flight["events"] or self._in_flight["output"]:
+            rest_s = deadline_s - time.monotonic()
+            if not self._in_flight["events"] and rest_s <= 0:
+                return
+            self._settled.clear()
+            try:
+                await asyncio.wait_for(self._settled.wait(), timeout=max(rest_s, 0.5))
+            except TimeoutError:
+                continue
+
+    def close(self) -> None:
+        """Drop whatever still comes: the attempt is over, or no longer ours."""
+        self._is_closed = True
+        self._waiting_progress.clear()
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+
+    # --- inside, on the event loop -------------------------------------------------------------------------------------
+
+    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
+        if threading.get_ident() == self._thread_id:
+            call(*args)
+        else:
+            self._loop.call_soon_threadsafe(call, *args)
+
+    def _breath(self) -> Awaitable:
+        if threading.get_ident() != self._thread_id:
+            return DONE
+        now_s = time.monotonic()
+        if now_s - self._yielded_s < YIELD_EVERY_S and self._publisher.has_room:
+            return DONE
+        self._yielded_s = now_s
+        return _Breath(self._publisher)
+
+    def _offer_progress(self, origin: _Origin, progress: _Progress) -> None:
+        self._waiting_progress[origin] = progress
+        if self._progress_timer is None and not self._is_closed:
+            self._send_progress()
+
+    def _send_progress(self) -> None:
+        """Send what waits, as far as the budget goes; come back for the rest."""
+        self._progress_timer = None
+        while self._waiting_progress:
+            if not self._publisher.has_room or not self._progress_budget.take(1.0, now_s=time.monotonic()):
+                wait_s = max(self._progress_budget.wait_s(1.0), 0.001)
+                self._progress_timer = self._loop.call_later(wait_s, self._send_progress)
+                return
+            origin = next(iter(self._waiting_progress))
+            self._emit_progress(origin, self._waiting_progress.pop(origin))
+
+    def _flush_progress(self) -> None:
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+        while self._waiting_progress:
+            origin, progress = self._waiting_progress.popitem()
+            self._emit_progress(origin, progress)
+
+    def _emit_progress(self, origin: _Origin, progress: _Progress) -> None:
+        text, _ = cut_utf8(progress[1], LOG_LINE_BYTES)
+        data = b'{"progress":%b,"message":%b' % (encode_lossy(progress[0]), encode_lossy(text))
+        for name, value in zip((b"node", b"agent"), origin, strict=True):
+            if value is not None:
+                data += b',"%b":%b' % (name, encode_lossy(value))
+        self._emit("progress", events.PROGRESS, data + b"}")
+
+    def _emit_log(self, data: bytes) -> None:
+        if not self._log_budget.take(1.0, now_s=time.monotonic()):
+            self._dropped += 1
+            return
+        if self._dropped and self._log_budget.tokens > 1.0:
+            self._say_dropped()
+        self._emit("log", events.LOG, data)
+
+    def _emit_output(self, data: bytes, blobs: list[bytes]) -> None:
+        if self._is_closed:
+            return
+        if not blobs and self._publisher.has_room:
+            self._emit("output", events.OUTPUT, data)
+            return
+        upload = self._spawn(self._upload(data, blobs))
+        self._uploads.add(upload)
+        upload.add_done_callback(self._uploads.discard)
+
+    async def _upload(self, data: bytes, blobs: list[bytes]) -> None:
+        for blob in blobs:
+            await self._blobs.put(blob)
+        await self._publisher.room()
+        self._emit("output", events.OUTPUT, data)
+
+    def _emit(self, class_: str, type_: str, data: bytes) -> None:
+        if self._is_closed:
+            return
+        if self._is_blocked() or not self._bytes_budget.take(len(data), now_s=time.monotonic()):
+            self._dropped += 1
+            return
+        kind = "output" if class_ == "output" else "events"
+        payload = self._encoder.encode(type_, next(self._indexes), time.time_ns(), data)
+        self._in_flight[kind] += 1
+        self._publisher.send(self._subjects[class_], payload, lambda outcome: self._on_done(kind, outcome))
+
+    def _on_done(self, kind: str, outcome: PublishOutcome) -> None:
+        self._in_flight[kind] -= 1
+        if outcome.seq is None:
+            self._dropped += 1
+            _log.warning("telemetry refused task=%s err_code=%s", self._encoder.task_id, outcome.err_code)
+        self._settled.set()
+
+    def _say_dropped(self) -> None:
+        if not self._dropped:
+            return
+        dropped, self._dropped = self._dropped, 0
+        data = (
+            b'{"level":"warning","message":"telemetry dropped: over the rate or refused by the server",'
+            b'"metadata":{"dropped":%d}}' % dropped
+        )
+        self._emit("log", events.LOG, data)
+
+
+class _Breath:
+    """An awaitable that lets the event loop run once, and waits for room in the publisher's window."""
+
+    __slots__ = ("_publisher",)
+
+    def __init__(self, publisher: PipelinedPublisher) -> None:
+        self._publisher = publisher
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield
+        if not self._publisher.has_room:
+            yield from self._publisher.room().__await__()

@@ -1,0 +1,40 @@
+"""Waits longer than a nak may hold a place: stored as message schedules (PROTOCOL section 5).
+
+The schedule fires on ``cas.due.<agent>.<task>.<n>``, where the agent's wake consumer finds it; it says what it is
+for, and whoever gets it acts only if that still stands.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cas_events.jetstream.connection import build_header
+from cas_events.jetstream.patience import patiently
+from cas_events.wire.envelope import format_time
+from cas_events.wire.jsonvalue import encode_json
+
+if TYPE_CHECKING:
+    from cas_events.runner.execution import TaskFacts
+    from cas_events.runner.workplace import Workplace
+
+
+async def store_wake(place: Workplace, facts: TaskFacts, *, attempt: int, delay_s: float) -> None:
+    """Store the schedule that wakes a task; returns once the server has it.
+
+    Args:
+        place: what the process shares.
+        facts: the task.
+        attempt: the attempt whose `retrying` waits; 0 for a first start.
+        delay_s: how long from now.
+    """
+    due = place.names.due(facts.agent_id, facts.task_id, attempt)
+    at = format_time(time.time_ns() + int(max(delay_s, 0.0) * 1e9))
+    header = build_header({"Nats-Schedule": f"@at {at}", "Nats-Schedule-Target": due})
+    payload = encode_json(
+        {"for": "retry" if attempt else "not_before", "attempt": attempt, "command_seq": facts.command_seq},
+        path="wake",
+    )
+    subject = place.names.timer(facts.agent_id, facts.task_id)
+    # Storing it twice is harmless: a subject holds one schedule.
+    await patiently(lambda: place.js.append(subject, payload, header=header))

@@ -1,0 +1,340 @@
+"""The runner: a process that serves agents.
+
+    runner = Runner()
+
+    @runner.agent("analyst", timeout_s=60)
+    async def analyst(ctx, input): ...
+
+    await runner.run()
+
+`run` wires the parts together, serves until it is told to stop (SIGTERM, SIGINT or `stop`), and hands over what it
+could not finish within the grace (PROTOCOL section 8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from cas_events.domain.retry import RetryPolicy
+from cas_events.errors import CasEventsError, ServerError
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.publisher import PipelinedPublisher
+from cas_events.jetstream.topology import (
+    agent_consumer,
+    ack_wait_s,
+    cancel_consumer,
+    ensure_consumer,
+    ensure_streams,
+    wake_consumer,
+)
+from cas_events.runner import agent_events
+from cas_events.runner.cancels import Cancels
+from cas_events.runner.dispatch import Dispatcher
+from cas_events.runner.holds import Desk, Offer, Source
+from cas_events.runner.keeper import BEAT_S, Keeper
+from cas_events.runner.ledger import Ledger
+from cas_events.runner.registry import DEFAULT_MAX_ATTEMPTS, AgentFunction, AgentSpec, CrashPolicy
+from cas_events.runner.workplace import Workplace
+from cas_events.settings import Settings
+from cas_events.uuid7 import uuid7
+from cas_events.wire.subjects import Names
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LEASE_S = 10.0
+DEFAULT_GRACE_S = 5.0
+DEFAULT_PLACES = 100
+DEFAULT_STALL_S = 300.0
+AGENT_PLACES_FLEET = 1_000
+# Sync agent code and sync graph nodes run in threads; the default pool (cores + 4) starves them.
+THREADS = 64
+
+F = TypeVar("F", bound=AgentFunction)
+
+
+class Runner:
+    """Serves agents: turns commands into events by running their code.
+
+    Args:
+        url: the NATS server; without one the settings say. Connects when run, not when made.
+        settings: deployment, home and the like; from the environment without them.
+        lease_s: redelivery time of a consumer that this runner creates first, in seconds.
+        grace_s: how long agent code may take to end when asked to, and a shutdown to finish tasks.
+        places: how many tasks this process takes at once.
+        stall_s: a process whose event loop does not run for so long is ended.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        lease_s: float = DEFAULT_LEASE_S,
+        grace_s: float = DEFAULT_GRACE_S,
+        places: int = DEFAULT_PLACES,
+        stall_s: float = DEFAULT_STALL_S,
+    ) -> None:
+        self._url = url
+        self._settings = settings
+        self._lease_s = lease_s
+        self._grace_s = grace_s
+        self._places = places
+        self._stall_s = stall_s
+        self._agents: dict[str, AgentSpec] = {}
+        self._stop: asyncio.Event | None = None
+        self._handlers: set[asyncio.Task[None]] = set()
+        self.ready = asyncio.Event()
+
+    # --- saying what is served -------------------------------------------------------------------------------------------
+
+    def agent(
+        self,
+        agent_id: str,
+        *,
+        timeout_s: float | None = None,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        on_crash: CrashPolicy = "retry",
+        retry: RetryPolicy | None = None,
+        non_retryable: Sequence[type[BaseException]] = (),
+        version: str = "",
+    ) -> Callable[[F], F]:
+        """Serve an async function ``(ctx: TaskContext, input: dict) -> JSON-able value`` as an agent.
+
+        Args:
+            agent_id: the agent's name, a subject token.
+            timeout_s: bound on one attempt, in seconds.
+            max_attempts: bound on tries.
+            on_crash: whether a task whose runner died is tried again (``retry``) or failed (``fail``).
+            retry: how errors are backed off.
+            non_retryable: error types that trying again does not mend.
+            version: shown with the registration.
+
+        Raises:
+            InvalidNameError: the name is no token.
+            ValueError: a limit is out of range, or the name is taken.
+        """
+
+        def register(function: F) -> F:
+            self._add(
+                AgentSpec(
+                    agent_id=agent_id,
+                    run=function,
+                    timeout_s=timeout_s,
+                    max_attempts=max_attempts,
+                    on_crash=on_crash,
+                    retry=retry or RetryPolicy(),
+                    non_retryable=tuple(non_retryable),
+                    version=version,
+                )
+            )
+            return function
+
+        return register
+
+    def register(self, agent_id: str, agent: Any, **options: Any) -> None:
+        """Serve a LangGraph graph (compiled or not), or an async function, as an agent.
+
+        Args:
+            agent_id: the agent's name, a subject token.
+            agent: the graph; the object itself is not changed.
+            options: as for `agent`.
+        """
+        if asyncio.iscoroutinefunction(agent):
+            self.agent(agent_id, **options)(agent)
+            return
+        from cas_events.runner.langgraph import graph_agent  # noqa: PLC0415 - Only graphs pay for LangGraph.
+
+        self.agent(agent_id, **options)(graph_agent(agent))
+
+    def _add(self, spec: AgentSpec) -> None:
+        if spec.agent_id in self._agents:
+            raise ValueError(f"agent {spec.agent_id!r} is registered twice")
+        self._agents[spec.agent_id] = spec
+
+    @property
+    def agent_ids(self) -> tuple[str, ...]:
+        """The agents that this runner serves."""
+        return tuple(self._agents)
+
+    # --- serving ---------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Shut down: as SIGTERM does. On the event loop only."""
+        if self._stop is not None:
+            self._stop.set()
+
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Serve until told to stop.
+
+        Args:
+            handle_signals: shut down on SIGTERM and SIGINT (main thread only).
+
+        Raises:
+            ServerUnreachableError: no server answers.
+            CasEventsError: nothing is registered, or the deployment's streams have other settings.
+        """
+        if not self._agents:
+            raise CasEventsError("this runner serves no agent; register one with @runner.agent(name)")
+        settings = self._settings or Settings.from_env(nats_url=self._url)
+        url = self._url or settings.url()
+        self._stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="cas-agent"))
+        with _signals(loop, self._stop.set, enabled=handle_signals):
+            runner_id = uuid7()
+            async with await Connection.open(url, name=f"cas-runner-{runner_id}") as connection:
+                await self._serve(connection, url, settings, runner_id)
+
+    async def _serve(self, connection: Connection, url: str, settings: Settings, runner_id: str) -> None:
+        names = Names(settings.deployment)
+        js = JetStream(connection)
+        await ensure_streams(js, settings.deployment, replicas=settings.replicas)
+        sources = await self._sources(js, names)
+        desk = Desk(self._places)
+        blobs = BlobStore(js, names.blob_bucket)
+        async with asyncio.TaskGroup() as group:
+            keeper = Keeper(
+                url=url,
+                runner_id=runner_id,
+                names=names,
+                desk=desk,
+                sources=sources,
+                on_offer=lambda offer: self._accept(group, place, offer),
+                loop=asyncio.get_running_loop(),
+                stall_s=self._stall_s,
+            )
+            place = Workplace(
+                names=names,
+                runner_id=runner_id,
+                connection=connection,
+                js=js,
+                ledger=Ledger(js, names, blobs),
+                publisher=PipelinedPublisher(connection),
+                blobs=blobs,
+                desk=desk,
+                keeper=keeper,
+                agents=self._agents,
+                lease_s=self._lease_s,
+                grace_s=self._grace_s,
+                spawn=lambda work: group.create_task(_guard(work)),
+            )
+            await self._serve_until_stopped(group, place)
+
+    async def _serve_until_stopped(self, group: asyncio.TaskGroup, place: Workplace) -> None:
+        assert self._stop is not None
+        self._dispatcher, self._cancels = Dispatcher(place), Cancels(place)
+        heard = await place.connection.subscribe(place.names.cancel("*"), self._cancels.hear)
+        await place.connection.flush()
+        for spec in self._agents.values():
+            await agent_events.register(place.js, place.names, spec, source=place.source)
+        beat = group.create_task(_beat(place.keeper))
+        await place.keeper.start()
+        self.ready.set()
+        _log.info("runner ready id=%s agents=%s", place.runner_id, ",".join(self._agents))
+        try:
+            await self._stop.wait()
+            await self._shut_down(place)
+        finally:
+            beat.cancel()
+            heard.unsubscribe()
+            await place.keeper.close()
+            await place.publisher.close()
+
+    async def _sources(self, js: JetStream, names: Names) -> list[Source]:
+        """Make or adopt the consumers to pull from."""
+        specs = [("cancel", "", cancel_consumer(names.deployment, self._lease_s))]
+        for agent_id in self._agents:
+            task = agent_consumer(names.deployment, agent_id, self._lease_s, AGENT_PLACES_FLEET)
+            wake = wake_consumer(names.deployment, agent_id, self._lease_s, AGENT_PLACES_FLEET)
+            specs += [("task", agent_id, task), ("wake", agent_id, wake)]
+        infos = await asyncio.gather(*(ensure_consumer(js, spec) for _, _, spec in specs))
+        return [
+            Source(kind=kind, spec=spec, agent_id=agent_id, ack_wait_s=ack_wait_s(info))
+            for (kind, agent_id, spec), info in zip(specs, infos, strict=True)
+        ]
+
+    # --- one delivery ----------------------------------------------------------------------------------------------------
+
+    def _accept(self, group: asyncio.TaskGroup, place: Workplace, offer: Offer) -> None:
+        if place.is_stopping or not place.desk.take(offer):
+            return
+        handler = group.create_task(self._handle(place, offer))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    async def _handle(self, place: Workplace, offer: Offer) -> None:
+        """Deal with a delivery; a fault of ours costs this delivery a wait, never the runner."""
+        try:
+            if offer.source.kind == "cancel":
+                await self._cancels.handle(offer)
+            else:
+                await self._dispatcher.handle(offer)
+        except Exception:  # Whatever it was, the command is still in the log and will be delivered again.
+            _log.exception("delivery failed subject=%s seq=%d", offer.delivery.subject, offer.delivery.seq)
+            with suppress(ServerError):
+                place.nak(offer.delivery, offer.source.ack_wait_s)
+        finally:
+            place.desk.finish(offer)
+            place.keeper.place_freed()
+
+    # --- the end ---------------------------------------------------------------------------------------------------------
+
+    async def _shut_down(self, place: Workplace) -> None:
+        """Stop pulling, let tasks finish within the grace, hand over the rest."""
+        place.keeper.stop_pulling()
+        place.is_stopping = True
+        _log.info("runner stops id=%s running=%d", place.runner_id, len(place.running))
+        await self._wait_for_handlers(self._grace_s)
+        for execution in list(place.running.values()):
+            execution.hand_over()
+        await self._wait_for_handlers(self._grace_s + 1.0)
+        for handler in list(self._handlers):
+            handler.cancel()
+        with suppress(ServerError):
+            await place.connection.flush(timeout_s=1.0)
+
+    async def _wait_for_handlers(self, timeout_s: float) -> None:
+        if self._handlers:
+            await asyncio.wait(set(self._handlers), timeout=timeout_s)
+
+
+async def _beat(keeper: Keeper) -> None:
+    """Tell the keeper that the loop runs, and notice if the keeper does not."""
+    await asyncio.sleep(BEAT_S)
+    while True:
+        keeper.tick()
+        await asyncio.sleep(BEAT_S)
+        keeper.require_alive()
+
+
+async def _guard(work: Coroutine[Any, Any, None]) -> None:
+    """A helper's failure is said, and is not the runner's."""
+    try:
+        await work
+    except Exception:  # What it wanted is in the log or on the server, and will be tried from there.
+        _log.exception("background work failed")
+
+
+class _signals:  # noqa: N801 - reads as the verb that it is in a with statement
+    """Call ``action`` on SIGTERM and SIGINT for the length of a block."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, action: Callable[[], None], *, enabled: bool) -> None:
+        self._loop = loop
+        self._action = action
+        self._signals = (signal.SIGTERM, signal.SIGINT) if enabled else ()
+
+    def __enter__(self) -> None:
+        for number in self._signals:
+            self._loop.add_signal_handler(number, self._action)
+
+    def __exit__(self, *_: object) -> None:
+        for number in self._signals:
+            self._loop.remove_signal_handler(number)

@@ -1,0 +1,86 @@
+"""What the parts of one runner process share, wired up once by the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.publisher import PipelinedPublisher
+from cas_events.jetstream.queue import ACK, Delivery, nak
+from cas_events.runner.holds import Desk
+from cas_events.runner.keeper import Keeper
+from cas_events.runner.ledger import Ledger
+from cas_events.jetstream.patience import patiently
+from cas_events.runner.registry import AgentSpec
+from cas_events.wire.subjects import Names
+
+if TYPE_CHECKING:
+    from cas_events.runner.execution import Execution
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Workplace:
+    """The shared parts of a runner process.
+
+    Attributes:
+        names: of the deployment.
+        runner_id: token of this process, made anew at each start.
+        connection: the event loop's connection.
+        js: its JetStream.
+        ledger: reads and appends lifecycle events.
+        publisher: pipelined telemetry.
+        blobs: claim checks.
+        desk: what is shared with the keeper thread.
+        keeper: the keeper thread.
+        agents: what is served.
+        lease_s: redelivery time of an agent's consumer that this process would create.
+        grace_s: how long agent code may take to end when asked to.
+        spawn: starts a supervised coroutine.
+        running: executions of this process by task id, from their claim to their end.
+        is_stopping: the process shuts down.
+    """
+
+    names: Names
+    runner_id: str
+    connection: Connection
+    js: JetStream
+    ledger: Ledger
+    publisher: PipelinedPublisher
+    blobs: BlobStore
+    desk: Desk
+    keeper: Keeper
+    agents: dict[str, AgentSpec]
+    lease_s: float
+    grace_s: float
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    running: dict[str, Execution] = field(default_factory=dict)
+    is_stopping: bool = False
+
+    @property
+    def source(self) -> str:
+        """The `source` of events that this process writes."""
+        return f"cas/runner/{self.runner_id}"
+
+    async def last_command(self, subject: str) -> StoredMessage | None:
+        """The stored command of a subject, by a leader read."""
+        return await patiently(lambda: self.js.last_message(self.names.commands, subject))
+
+    async def first_command(self, subject_filter: str) -> StoredMessage | None:
+        """The oldest stored command that matches a filter, by a leader read."""
+        return await patiently(lambda: self.js.next_message(self.names.commands, subject_filter))
+
+    def ack(self, delivery: Delivery) -> None:
+        """Acknowledge a delivery; lost with the connection, which only means that it comes again."""
+        if self.connection.is_connected:
+            self.connection.publish(delivery.reply, ACK)
+
+    def nak(self, delivery: Delivery, delay_s: float) -> None:
+        """Ask for a delivery again after ``delay_s`` seconds."""
+        if self.connection.is_connected:
+            self.connection.publish(delivery.reply, nak(delay_s))

@@ -1,0 +1,1 @@
+"""Asking the projector SQL over NATS."""
