@@ -30,7 +30,7 @@ class EchoFailedError(RuntimeError):
     """The failure that the input asked for."""
 
 
-async def echo(ctx: TaskContext, input: Any) -> Any:  # noqa: A002 - the agents' signature
+async def echo(ctx: TaskContext, input: Any) -> Any:
     """Return the input after ``steps`` progress steps.
 
     Raises:

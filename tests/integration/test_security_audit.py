@@ -382,6 +382,19 @@ async def test_a_tool_is_ended_at_its_deadline_and_at_its_output_limit() -> None
     assert time.monotonic() - started_s < 10.0
 
 
+async def test_a_tool_with_unread_output_is_ended_at_once() -> None:
+    flood = ["-n", "1", "-r", "1", "while True: print('x' * 99999)"]
+    for _ in range(5):
+        running = asyncio.create_task(run_module("timeit", flood, timeout_s=30, output_bytes_max=10**9))
+        # Its own start takes longer than this, or not: both must end at once.
+        await asyncio.wait([running], timeout=0.15)
+        started_s = time.monotonic()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert time.monotonic() - started_s < 1.0
+
+
 def _scripted(tmp_path: Path, script: str) -> Scanner:
     """A scanner of one's own: a script that gets the files as its arguments."""
     path = tmp_path / "tool.py"

@@ -29,7 +29,7 @@ from cas_events.errors import ToolFailedError
 from cas_events.runner.context import TaskContext
 
 
-async def engineer(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002 - the agents' signature
+async def engineer(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:
     """Propose what to do about the findings of a report that `security` returned.
 
     Returns:

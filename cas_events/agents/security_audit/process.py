@@ -66,7 +66,7 @@ async def run_module(
     except TimeoutError:
         raise ToolFailedError(module, "timeout", f"after {timeout_s:g} s") from None
     finally:
-        await _end_group(process)
+        await _end_group(process, process.stdout)
     return Finished(returncode=returncode, stdout=stdout)
 
 
@@ -82,14 +82,20 @@ async def _read_bounded(stream: asyncio.StreamReader, module: str, limit: int) -
     return b"".join(chunks)
 
 
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the group of a tool that did not end by itself, and reap it."""
-    if process.returncode is not None and process.returncode >= 0:
-        return  # It waited for its own workers; its number may already belong to somebody else.
+async def _end_group(process: asyncio.subprocess.Process, stdout: asyncio.StreamReader) -> None:
+    """Kill the group of a tool that did not end by itself, and reap it.
+
+    A closed pipe says that the tool's workers are gone too; then its number may already belong to somebody else.
+    """
+    if process.returncode is not None and stdout.at_eof():
+        return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
         async with asyncio.timeout(REAP_S):
+            # asyncio's wait() waits for the pipe as well, and a full one that nobody reads never closes.
+            while await stdout.read(_CHUNK_BYTES):
+                pass
             await process.wait()
     except TimeoutError:
         _log.warning("process %d did not end within %g s of SIGKILL", process.pid, REAP_S)

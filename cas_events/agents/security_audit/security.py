@@ -41,7 +41,7 @@ Progress = Callable[[float, str], Awaitable]
 _PACE = 0.8  # of the runner's limits, which the audit shares with whatever else the task logs
 
 
-async def security(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002 - the agents' signature
+async def security(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:
     """Scan ``{"path": …}`` with ruff's S rules, bandit and detect-secrets.
 
     Returns:
