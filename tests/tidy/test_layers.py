@@ -15,6 +15,9 @@ from tests.tidy.source import Module, dotted, imports, is_within, module_of, mod
 
 # layer: (what belongs to it, the layers that it may import besides itself)
 CORE = {"errors"}
+CLIENT = tuple(
+    f"cas_events.{name}" for name in ("client", "follow", "live", "replay", "results", "sql_client", "submit")
+)
 LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "errors": (("cas_events.errors",), set()),
     "settings": (("cas_events.settings",), CORE),
@@ -22,9 +25,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "domain": (("cas_events.domain",), CORE),
     "wire": (("cas_events.wire",), CORE | {"domain"}),
     "jetstream": (("cas_events.jetstream",), CORE | {"settings", "domain", "wire"}),
-    "server": (("cas_events.server",), CORE | {"settings"}),
+    "server": (("cas_events.server", "cas_events.server_guard"), CORE | {"settings"}),
     "runner": (("cas_events.runner",), CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
-    "client": (("cas_events.client",), CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
+    "client": (CLIENT, CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
     "projections": (("projections",), CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
     "agents": (("cas_events.agents",), CORE | {"package", "domain", "runner"}),
     "cli": (("cas_events.cli", "cas_events.__main__"), set()),
@@ -142,6 +145,10 @@ def test_rule_lets_the_good_sample_pass(rule, path: str, text: str) -> None:
 
 
 def test_every_module_belongs_to_a_layer() -> None:
-    assert [
-        module.path for module in modules("cas_events", "projections") if layer_of(module.name) is None
-    ] == []
+    """A new module beside the folders is given a layer in the table above, by hand."""
+    without = [
+        module.path
+        for module in modules("cas_events", "projections")
+        if layer_of(module.name) in {None, "package"} and module.name != "cas_events"
+    ]
+    assert without == []
