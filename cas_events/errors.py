@@ -128,6 +128,18 @@ class WireError(CasEventsError):
     """Bytes from the log that are not what PROTOCOL says they should be."""
 
 
+class BlobError(WireError):
+    """A claim check whose bytes are missing, or are not those that it names.
+
+    Attributes:
+        sha256: its name, in hex.
+    """
+
+    def __init__(self, sha256: str, problem: str) -> None:
+        super().__init__(f"claim check {sha256}: {problem}")
+        self.sha256 = sha256
+
+
 # --- the server ----------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +245,19 @@ class TopologyMismatchError(ServerError):
         )
         self.name = name
         self.differences = differences
+
+
+class StreamRewoundError(ServerError):
+    """A stream ends before a place that was read already: it was restored from an older copy, or made anew."""
+
+    def __init__(self, stream: str, *, last_seq: int, next_seq: int) -> None:
+        super().__init__(
+            f"stream {stream} ends at {last_seq}, but reading was to go on at {next_seq}: this is another or an older log; "
+            f"rebuild what was made from it"
+        )
+        self.stream = stream
+        self.last_seq = last_seq
+        self.next_seq = next_seq
 
 
 class ServerFeatureError(ServerError):

@@ -63,6 +63,11 @@ class StreamState(msgspec.Struct, frozen=True):
     num_subjects: int = 0
     num_deleted: int = 0
 
+    @property
+    def first_time_ns(self) -> int:
+        """The server's time of storing the first message, in nanoseconds since the epoch; 0 if there is none."""
+        return time_ns(self.first_ts) if self.messages else 0
+
 
 class StreamInfo(msgspec.Struct, frozen=True):
     """A stream's settings, as raw JSON, and its state."""
@@ -143,6 +148,18 @@ def checked(data: bytes) -> bytes:
     return data
 
 
+def read_ack(data: bytes) -> PubAck:
+    """The server's answer to an append as it is, an error as its ``error`` member.
+
+    Raises:
+        WireError: this is no answer of a stream; somebody else answered on the subject.
+    """
+    try:
+        return _decode_ack(data)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"not a publish acknowledgement: {data[:80]!r}") from error
+
+
 def decode_ack(data: bytes) -> PubAck:
     """The server's answer to an append.
 
@@ -150,10 +167,7 @@ def decode_ack(data: bytes) -> PubAck:
         RefusedError: or one of its kinds: it was not stored.
         WireError: this is no answer of a stream; somebody else answered on the subject.
     """
-    try:
-        ack = _decode_ack(data)
-    except msgspec.MsgspecError as error:
-        raise WireError(f"not a publish acknowledgement: {data[:80]!r}") from error
+    ack = read_ack(data)
     if ack.error is not None or not ack.stream:
         raise refusal(ack.error)
     return ack
