@@ -2,23 +2,52 @@
 
 `Runner` serves agents, `Client` starts, follows and cancels their tasks; `current_task()` is what agent code holds.
 What goes over the wire is PROTOCOL's and can be spoken by any NATS client without this package.
+
+Names are imported when they are first used, so that a part of the package costs only what it needs.
 """
 
-from cas_events.client import CancelAnswer, Client, Task
-from cas_events.domain.events import Event
-from cas_events.domain.retry import RetryPolicy
-from cas_events.errors import (
-    AgentUnavailableError,
-    CasEventsError,
-    DuplicateTaskError,
-    InvalidCommandError,
-    NonRetryableError,
-    NotJsonError,
-    UnknownTaskError,
-)
-from cas_events.results import TaskResult
-from cas_events.runner import Runner, TaskContext, current_task
-from cas_events.settings import Settings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cas_events.client import CancelAnswer, Client, Task
+    from cas_events.domain.events import Event
+    from cas_events.domain.retry import RetryPolicy
+    from cas_events.errors import (
+        AgentUnavailableError,
+        CasEventsError,
+        DuplicateTaskError,
+        InvalidCommandError,
+        NonRetryableError,
+        NotJsonError,
+        UnknownTaskError,
+    )
+    from cas_events.results import TaskResult
+    from cas_events.runner.context import TaskContext, current_task
+    from cas_events.runner.worker import Runner
+    from cas_events.settings import Settings
+
+_HOMES = {
+    "AgentUnavailableError": "errors",
+    "CancelAnswer": "client",
+    "CasEventsError": "errors",
+    "Client": "client",
+    "DuplicateTaskError": "errors",
+    "Event": "domain.events",
+    "InvalidCommandError": "errors",
+    "NonRetryableError": "errors",
+    "NotJsonError": "errors",
+    "RetryPolicy": "domain.retry",
+    "Runner": "runner.worker",
+    "Settings": "settings",
+    "Task": "client",
+    "TaskContext": "runner.context",
+    "TaskResult": "results",
+    "UnknownTaskError": "errors",
+    "current_task": "runner.context",
+}
 
 __all__ = [
     "AgentUnavailableError",
@@ -39,3 +68,11 @@ __all__ = [
     "UnknownTaskError",
     "current_task",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cas_events' has no attribute {name!r}")
+    value = getattr(import_module(f"cas_events.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

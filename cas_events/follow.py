@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # An output travels in another stream than the events around it; it is given this long before the log is read.
 HOLE_PATIENCE_S = 0.2
 # No publisher tries longer than this to store an event, so an older hole stays one.
-HOLE_FINAL_S = 30.0
+HOLE_FINAL_S = 35.0
 BUFFERED_EVENTS_MAX = 10_000
 
 

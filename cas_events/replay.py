@@ -36,17 +36,17 @@ async def replay_events(
     filters = await _filters(js, names, task_id, agent_id)
     if not follow and end_seq < from_seq:
         return
-    reader = StreamReader(connection, names.events, filters=filters, from_seq=from_seq)
-    async for batch in reader.batches():
-        for message in batch.messages:
-            if not follow and message.seq > end_seq:
+    async with StreamReader(connection, names.events, filters=filters, from_seq=from_seq) as reader:
+        async for batch in reader.batches():
+            for message in batch.messages:
+                if not follow and message.seq > end_seq:
+                    return
+                try:
+                    yield decode_event(message.data, seq=message.seq, stream=message.stream)
+                except WireError as error:
+                    _log.warning("skipped a foreign message: %s", error)
+            if not follow and (not batch.pending or reader.next_seq > end_seq):
                 return
-            try:
-                yield decode_event(message.data, seq=message.seq, stream=message.stream)
-            except WireError as error:
-                _log.warning("skipped a foreign message: %s", error)
-        if not follow and (not batch.pending or batch.messages[-1].seq >= end_seq):
-            return
 
 
 async def _filters(js: JetStream, names: Names, task_id: str | None, agent_id: str | None) -> list[str]:

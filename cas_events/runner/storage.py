@@ -11,6 +11,7 @@ import logging
 import time
 
 from cas_events.errors import CasEventsError
+from cas_events.jetstream.answers import time_ns
 from cas_events.jetstream.api import JetStream
 from cas_events.wire.subjects import Names
 

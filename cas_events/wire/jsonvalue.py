@@ -19,9 +19,9 @@ from cas_events.errors import NotJsonError, WireError
 def _model_dump(value: Any) -> Any:
     """The JSON form of objects that know their own, such as pydantic models and LangChain messages."""
     dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump(mode="json")
-    raise NotImplementedError(type(value).__name__)
+    if not callable(dump):
+        raise TypeError(f"a {type(value).__name__} has no JSON form")
+    return dump(mode="json")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_model_dump)
@@ -113,8 +113,6 @@ def _find_culprit(value: Any, path: str, *, depth: int) -> None:
 def _check_leaf(value: Any, path: str) -> None:
     try:
         _encoder.encode(value)
-    except NotImplementedError:
-        raise NotJsonError(path, f"a {type(value).__name__} has no JSON form") from None
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise NotJsonError(path, str(error)) from error
 
