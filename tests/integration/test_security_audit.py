@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -421,7 +422,7 @@ async def test_a_file_that_crashes_a_tool_costs_only_itself(tmp_path) -> None:
         "if any('hostile' in name for name in sys.argv): os.abort()\n"
         "print('no json' if any('garbled' in name for name in sys.argv) else '[]')\n",
     )
-    tree = list_tree(root, files_max=100, stop=asyncio.Event())  # type: ignore[arg-type]
+    tree = list_tree(root, files_max=100, stop=threading.Event())
     result = await scan(scripted, str(root), tree.files)
     assert {(problem.file, problem.problem) for problem in result.problems} == {
         ("hostile.txt", "crashed"),
@@ -431,7 +432,7 @@ async def test_a_file_that_crashes_a_tool_costs_only_itself(tmp_path) -> None:
 
 async def test_ruff_is_given_python_only(tmp_path) -> None:
     (tmp_path / "key.pem").write_text(PRIVATE_KEY)
-    tree = list_tree(tmp_path, files_max=100, stop=asyncio.Event())  # type: ignore[arg-type]
+    tree = list_tree(tmp_path, files_max=100, stop=threading.Event())
     assert await scan(RUFF, str(tmp_path), tree.files) == Scan()
 
 

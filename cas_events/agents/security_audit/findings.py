@@ -88,9 +88,10 @@ def is_assert_in_test(finding: Finding) -> bool:
     return bool(_TEST_FILE.fullmatch(name)) or not _TEST_FOLDERS.isdisjoint(folders)
 
 
-def finding_order(finding: Finding) -> tuple[int, str, int, str, str]:
-    """Sort key: the worst first, then by place."""
-    return (_RANK[finding.severity], finding.file, finding.line, finding.tool, finding.rule)
+def finding_order(finding: Finding) -> tuple[int, str, int, str, str, str, bool]:
+    """Sort key: the worst first, then by place. Total, so that what a bound keeps does not depend on arrival."""
+    place = (finding.file, finding.line, finding.tool)
+    return (_RANK[finding.severity], *place, finding.rule, finding.title, finding.secret)
 
 
 def severity_rank(severity: Severity) -> int:
@@ -103,11 +104,11 @@ def merge(findings: Iterable[Finding]) -> list[Weakness]:
 
     All secrets of a line are one weakness: a keyword and a key pattern that match the same literal need one remedy.
     """
-    groups: dict[tuple[str, int, int], list[Finding]] = {}
+    groups: dict[tuple[str, int, bool, int], list[Finding]] = {}
     for finding in sorted(findings, key=finding_order):
         number = 0 if finding.secret else weakness_number(finding.rule)
-        groups.setdefault((finding.file, finding.line, number), []).append(finding)
-    return sorted((_merged(number, group) for (_, _, number), group in groups.items()), key=_weakness_order)
+        groups.setdefault((finding.file, finding.line, finding.secret, number), []).append(finding)
+    return sorted((_merged(number, group) for (*_, number), group in groups.items()), key=_weakness_order)
 
 
 def _merged(number: int, group: list[Finding]) -> Weakness:
@@ -124,8 +125,8 @@ def _merged(number: int, group: list[Finding]) -> Weakness:
     )
 
 
-def _weakness_order(weakness: Weakness) -> tuple[int, str, int, int]:
-    return (_RANK[weakness.severity], weakness.file, weakness.line, weakness.number)
+def _weakness_order(weakness: Weakness) -> tuple[int, str, int, int, bool]:
+    return (_RANK[weakness.severity], weakness.file, weakness.line, weakness.number, weakness.secret)
 
 
 def count_by_severity(findings: Iterable[Finding]) -> Counter[str]:
