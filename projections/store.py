@@ -8,18 +8,16 @@ Calls block; keeping them off the event loop is the caller's business. What is w
 
 from __future__ import annotations
 
-import logging
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from cas_events.errors import ProjectionError
-
-log = logging.getLogger(__name__)
+from cas_events.errors import ProjectionError, QueryError
 
 MEMORY_LIMIT = "1GB"
 # A checkpoint stops the writer for a while; the projector makes them when it has time, so DuckDB need not.
@@ -36,10 +34,26 @@ _CONFIG = {
     "python_enable_replacements": False,
 }
 _LOCKDOWN = (
-    "SET TimeZone = 'UTC'",
+    "SET GLOBAL TimeZone = 'UTC'",
     f"SET checkpoint_threshold = '{CHECKPOINT_THRESHOLD}'",
     "SET enable_external_access = false",
     "SET lock_configuration = true",
+)
+
+# Table functions that look only at the tables or at nothing; all others read files, change settings or take pointers.
+_TABLE_FUNCTIONS = frozenset({
+    "range", "generate_series", "unnest", "json_each", "json_tree", "repeat", "repeat_row", "summary", "histogram",
+    "histogram_values", "duckdb_columns", "duckdb_constraints", "duckdb_functions", "duckdb_indexes",
+    "duckdb_keywords", "duckdb_schemas", "duckdb_tables", "duckdb_types", "duckdb_views", "pragma_table_info",
+    "pragma_show", "pragma_version", "pg_timezone_names", "icu_calendar_names",
+})  # fmt: skip
+_FORBIDDEN_FUNCTIONS = frozenset({"write_log", "setseed", "nextval", "setval", "sleep_ms", "current_setting", "getenv"})
+
+_REASONS: tuple[tuple[type[duckdb.Error], str], ...] = (
+    (duckdb.InterruptException, "timeout"),
+    (duckdb.OutOfMemoryException, "memory"),
+    (duckdb.ParserException, "syntax"),
+    (duckdb.PermissionException, "forbidden"),
 )
 
 Error = duckdb.Error
@@ -81,6 +95,40 @@ class Connection:
             raise
         self._raw.execute("COMMIT")
 
+    def select(
+        self, sql: str, params: Sequence[object] | Mapping[str, object], *, limit: int
+    ) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:
+        """Run a user's statement in a read-only transaction of its own or of the caller.
+
+        Args:
+            sql: one statement that `check_select` has let through.
+            params: values for ``?`` and ``$1``, or for ``$name``.
+            limit: rows at most; what is beyond is not computed.
+
+        Returns:
+            Names of the columns, their SQL types, and the rows.
+
+        Raises:
+            QueryError: it failed.
+        """
+        try:
+            relation = self._raw.sql(sql, params=_bindable(params))
+            types = [str(type_) for type_ in relation.types]
+            shown = relation.limit(limit).project(", ".join(_shown(n, t) for n, t in enumerate(types, 1)))
+            return list(relation.columns), types, shown.fetchall()
+        except duckdb.Error as error:
+            raise _query_error(error) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A read-only transaction: nothing can be written in the block, and it sees one state of the tables."""
+        self._raw.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            yield
+        finally:
+            with suppress(duckdb.Error):
+                self._raw.execute("ROLLBACK")
+
     def cursor(self) -> Connection:
         """Another connection to the same database, for another thread."""
         return Connection(self._raw.cursor())
@@ -104,11 +152,72 @@ def open_file(path: Path, *, read_only: bool = False) -> Connection:
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
         raw = duckdb.connect(str(path), read_only=read_only, config=_CONFIG)
-        for statement in _LOCKDOWN:
-            raw.execute(statement)
+        # Connections of one process to one file share their settings, so the second finds them made.
+        if not raw.execute("SELECT current_setting('lock_configuration')").fetchall()[0][0]:
+            for statement in _LOCKDOWN:
+                raw.execute(statement)
     except (duckdb.Error, OSError) as error:
         raise ProjectionError(_cannot_open(path, str(error))) from error
     return Connection(raw)
+
+
+def check_select(sql: str) -> None:
+    """Refuse what a user may not run. What is let through has still to run in a `Connection.snapshot`.
+
+    Raises:
+        QueryError: it is no SQL, not exactly one statement, no SELECT, or calls what reaches out of the tables.
+    """
+    with duckdb.connect() as parser:
+        try:
+            kinds = [statement.type for statement in parser.extract_statements(sql)]
+        except duckdb.Error as error:
+            raise _query_error(error) from error
+        if len(kinds) != 1:
+            raise QueryError(f"exactly one statement is allowed, not {len(kinds)}", reason="syntax")
+        if kinds[0] is not duckdb.StatementType.SELECT:
+            raise QueryError(f"only SELECT is allowed, not {kinds[0].name}", reason="not_read_only")
+        [(serialized,)] = parser.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    tree = json.loads(serialized)
+    if tree["error"]:
+        raise QueryError(str(tree.get("error_message")), reason="syntax")
+    _check_functions(tree["statements"])
+
+
+def _check_functions(tree: Any) -> None:
+    """Walk a serialized statement; without recursion, since it may be deep."""
+    rest = [tree]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, list):
+            rest.extend(node)
+        elif isinstance(node, dict):
+            rest.extend(node.values())
+            if node.get("type") == "TABLE_FUNCTION":
+                name = str(node["function"].get("function_name")).lower()
+                if name not in _TABLE_FUNCTIONS and not name.startswith("cas_"):
+                    raise QueryError(f"the table function {name} is not allowed", reason="forbidden")
+            elif str(node.get("function_name")).lower() in _FORBIDDEN_FUNCTIONS:
+                raise QueryError(f"the function {node['function_name']} is not allowed", reason="forbidden")
+
+
+def _shown(position: int, type_: str) -> str:
+    """A column as it is fetched: DuckDB needs a package that we do not have to hand over times with zones."""
+    return f"#{position}::TIMESTAMP" if type_ == "TIMESTAMP WITH TIME ZONE" else f"#{position}"
+
+
+def _bindable(params: Sequence[object] | Mapping[str, object]) -> Any:
+    return (dict(params) if isinstance(params, Mapping) else list(params)) or None
+
+
+def _query_error(error: duckdb.Error) -> QueryError:
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return QueryError(_first_line(error), reason=reason)
+    return QueryError(_first_line(error), reason="failed")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _cannot_open(path: Path, problem: str) -> str:
@@ -117,8 +226,7 @@ def _cannot_open(path: Path, problem: str) -> str:
         return f"{path} is in use by process {holder[1]}; ask that projector, or stop it"
     if "does not exist" in problem:
         return f"{path} does not exist; start a projector (`cas projector`) first"
-    first_line = problem.partition("\n")[0]
-    return f"{path} cannot be opened: {first_line}; it can be deleted, a projector makes it anew from the log"
+    return f"{path} cannot be opened: {problem.partition(chr(10))[0]}; it can be deleted, a projector makes it anew from the log"
 
 
 def _literal(value: object) -> str:

@@ -1,0 +1,244 @@
+"""SQL from users: read-only, one statement, bounded in time, memory, rows and bytes.
+
+Each query runs in a reader thread on its own connection, in a read-only snapshot; the loop interrupts it when its
+time is over. What ignores the interrupt (some functions never look) cannot be ended from within the process: then
+`on_stuck` is called, and the process has to go. One process answers, so queries wait for a free reader, boundedly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cas_events.errors import ProjectionError, QueryError
+from projections.results import QueryResult, decode_rows, encode_rows
+from projections.store import Connection, check_select, open_file
+from projections.store import Error as StoreError
+
+log = logging.getLogger(__name__)
+
+Params = Sequence[object] | Mapping[str, object]
+
+READERS = 4
+WAITING_MAX = 64
+SQL_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one query may take.
+
+    Attributes:
+        time_s: then it is interrupted.
+        grace_s: time to heed the interrupt.
+        rows: at most.
+        result_bytes: of the encoded rows, at most.
+    """
+
+    time_s: float = 10.0
+    grace_s: float = 5.0
+    rows: int = 100_000
+    result_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A query's result with its rows already encoded, each as a JSON array."""
+
+    columns: list[str]
+    types: list[str]
+    rows: list[bytes]
+    as_of: int
+
+    def decoded(self) -> QueryResult:
+        """The same as values."""
+        return QueryResult(self.columns, self.types, decode_rows(b"[" + b",".join(self.rows) + b"]"), self.as_of)
+
+
+class Queries:
+    """Runs queries on the connections that ``connect`` makes.
+
+    Args:
+        connect: makes a connection; called once per reader, in the reader's thread.
+        events_stream: whose stored position is `as_of`.
+        limits: of each query.
+        on_stuck: called, in the loop, when a query heeds no interrupt.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        *,
+        events_stream: str,
+        limits: Limits | None = None,
+        on_stuck: Callable[[], None] | None = None,
+    ) -> None:
+        self._connect = connect
+        self._events_stream = events_stream
+        self.limits = limits or Limits()
+        self._on_stuck = on_stuck
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="cas-sql")
+        self._places = asyncio.Semaphore(READERS)
+        self._waiting = 0
+        self._idle: list[Connection] = []
+        self._running: set[_Running] = set()
+        self._closing = False
+
+    async def run(self, sql: str, params: Params = (), *, limit: int | None = None) -> Answer:
+        """Answer one query.
+
+        Args:
+            sql: one SELECT.
+            params: for its placeholders.
+            limit: rows at most; without it the answer must not exceed the limit on rows.
+
+        Raises:
+            QueryError: it was refused or failed; ``reason`` says which.
+        """
+        if self._waiting >= WAITING_MAX:
+            raise QueryError(f"{WAITING_MAX} queries are waiting already; try again later", reason="busy")
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        task = _Running()
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._answer, task, sql, params, limit
+        )
+        self._running.add(task)
+        future.add_done_callback(lambda _: self._ended(task))
+        return await self._watched(task, future)
+
+    def _ended(self, task: _Running) -> None:
+        self._running.discard(task)
+        self._places.release()
+
+    async def _watched(self, task: _Running, future: asyncio.Future[Answer]) -> Answer:
+        limits = self.limits
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), limits.time_s)
+        except TimeoutError:
+            task.interrupt()
+        except asyncio.CancelledError:
+            task.interrupt()
+            raise
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), limits.grace_s)
+        except TimeoutError:
+            log.error("a query heeds no interrupt")
+            if self._on_stuck is not None:
+                self._on_stuck()
+            raise _timeout(limits.time_s) from None
+        except QueryError as error:
+            raise (_timeout(limits.time_s) if error.reason == "timeout" else error) from error
+
+    def close(self) -> None:
+        """Let no further query in and end those that run; does not wait for what heeds no interrupt."""
+        self._closing = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for task in list(self._running):
+            task.interrupt()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    # --- in a reader's thread ----------------------------------------------------------------------------------------
+
+    def _answer(self, task: _Running, sql: str, params: Params, limit: int | None) -> Answer:
+        if len(sql) > SQL_BYTES_MAX:
+            raise QueryError(f"the statement is over {SQL_BYTES_MAX} characters", reason="syntax")
+        check_select(sql)
+        most = self.limits.rows if limit is None else min(limit, self.limits.rows)
+        with self._borrowed() as connection, task.on(connection), connection.snapshot():
+            [(as_of,)] = connection.execute(
+                "SELECT last_seq FROM cas_projection WHERE stream = ?", (self._events_stream,)
+            )
+            columns, types, rows = connection.select(sql, params, limit=most + (limit is None))
+        if len(rows) > most:
+            raise QueryError(
+                f"more than {most} rows; add a LIMIT, or ask for parts by last_seq or seq", reason="too_many_rows"
+            )
+        encoded = encode_rows(types, rows)
+        if sum(map(len, encoded)) > self.limits.result_bytes:
+            raise QueryError(f"more than {self.limits.result_bytes} bytes; ask for less", reason="too_many_rows")
+        return Answer(columns, types, encoded, as_of)
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[Connection]:
+        """A connection that no other thread uses."""
+        connection = self._idle.pop() if self._idle else self._connect()
+        try:
+            yield connection
+        finally:
+            if self._closing:
+                connection.close()
+            else:
+                self._idle.append(connection)
+
+
+class _Running:
+    """Where a query runs, so that it, and never the next one on that connection, is interrupted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._interrupted = False
+
+    @contextmanager
+    def on(self, connection: Connection) -> Iterator[None]:
+        with self._lock:
+            if self._interrupted:
+                raise QueryError("interrupted", reason="timeout")
+            self._connection = connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._interrupted = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+
+def _timeout(time_s: float) -> QueryError:
+    return QueryError(f"not done after {time_s:g} s; ask for less, or for a part", reason="timeout")
+
+
+async def query_file(
+    path: Path, sql: str, params: Params = (), *, limit: int | None = None, limits: Limits | None = None
+) -> QueryResult:
+    """Answer one query from the file itself, when no projector has it open.
+
+    A query that heeds no interrupt goes on in its thread after the error; it ends with the process.
+
+    Raises:
+        ProjectionError: the file is not there, in use, or none of ours.
+        QueryError: see `Queries.run`.
+    """
+    file = await asyncio.to_thread(open_file, path, read_only=True)
+    try:
+        queries = Queries(file.cursor, events_stream=_events_stream(file, path), limits=limits)
+        try:
+            return (await queries.run(sql, params, limit=limit)).decoded()
+        finally:
+            queries.close()
+    finally:
+        file.close()
+
+
+def _events_stream(file: Connection, path: Path) -> str:
+    try:
+        [(stream,)] = file.execute("SELECT stream FROM cas_projection WHERE stream LIKE '%EVENTS'")
+    except (StoreError, ValueError) as error:
+        raise ProjectionError(f"{path} holds no projection; start a projector (`cas projector`) first") from error
+    return str(stream)
