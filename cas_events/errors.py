@@ -325,11 +325,7 @@ class PathNotFoundError(CasEventsError, FileNotFoundError):
 
 
 class ToolsMissingError(CasEventsError, ImportError):
-    """Programs that an agent needs are not installed beside it.
-
-    Attributes:
-        tools: their names.
-    """
+    """Programs that an agent needs are not installed beside it."""
 
     def __init__(self, tools: list[str], *, extra: str) -> None:
         super().__init__(f"not installed: {', '.join(tools)}; run `pip install 'cas-events[{extra}]'`")

@@ -26,6 +26,7 @@ from cas_events.agents.security_audit.security import security
 from cas_events.domain.limits import LOG_BURST, LOG_PER_S
 from cas_events.errors import InvalidCommandError, PathNotFoundError, ToolFailedError
 from cas_events.runner.context import DONE, Awaitable, TaskContext, task_scope
+from tests.harness.wait import until
 
 # The planted secrets, put together here so that this file holds none of them.
 PASSWORD = "hunter2" + "secretvalue"
@@ -322,20 +323,14 @@ async def test_cancelling_ends_every_subprocess_at_once(tmp_path) -> None:
     for number in range(100):
         (tmp_path / f"m{number}.py").write_text(body)
     running = asyncio.create_task(audit(tmp_path))
-    await _until(lambda: _has_busy_worker(_processes_naming(tmp_path)))
+    await until(lambda: _has_busy_worker(_processes_naming(tmp_path)), timeout_s=30)
     started_s = time.monotonic()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert time.monotonic() - started_s < 2.0
     # Far less than a worker needs for a file of this size: it was ended, it did not just find its parent gone.
-    await _until(lambda: _processes_naming(tmp_path) == [], at_most_s=0.5)
-
-
-async def _until(condition: Any, *, at_most_s: float = 20.0) -> None:
-    async with asyncio.timeout(at_most_s):
-        while not condition():
-            await asyncio.sleep(0.01)
+    await until(lambda: _processes_naming(tmp_path) == [], timeout_s=0.5)
 
 
 def _has_busy_worker(processes: list[int]) -> bool:
