@@ -28,6 +28,7 @@ Params = Sequence[object] | Mapping[str, object]
 READERS = 4
 WAITING_MAX = 64
 SQL_BYTES_MAX = 256 * 1024
+_POSITION = "SELECT last_seq FROM cas_projection WHERE stream = ?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,9 @@ class Answer:
 
     def decoded(self) -> QueryResult:
         """The same as values."""
-        return QueryResult(self.columns, self.types, decode_rows(b"[" + b",".join(self.rows) + b"]"), self.as_of)
+        return QueryResult(
+            self.columns, self.types, decode_rows(b"[" + b",".join(self.rows) + b"]"), self.as_of
+        )
 
 
 class Queries:
@@ -139,12 +142,16 @@ class Queries:
         except QueryError as error:
             raise (_timeout(limits.time_s) if error.reason == "timeout" else error) from error
 
+    def interrupt(self) -> None:
+        """End the queries that run, at their next chance."""
+        for task in list(self._running):
+            task.interrupt()
+
     def close(self) -> None:
         """Let no further query in and end those that run; does not wait for what heeds no interrupt."""
         self._closing = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for task in list(self._running):
-            task.interrupt()
+        self.interrupt()
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -157,17 +164,18 @@ class Queries:
         check_select(sql)
         most = self.limits.rows if limit is None else min(limit, self.limits.rows)
         with self._borrowed() as connection, task.on(connection), connection.snapshot():
-            [(as_of,)] = connection.execute(
-                "SELECT last_seq FROM cas_projection WHERE stream = ?", (self._events_stream,)
-            )
+            [(as_of,)] = connection.select(_POSITION, (self._events_stream,), limit=1)[2]
             columns, types, rows = connection.select(sql, params, limit=most + (limit is None))
         if len(rows) > most:
             raise QueryError(
-                f"more than {most} rows; add a LIMIT, or ask for parts by last_seq or seq", reason="too_many_rows"
+                f"more than {most} rows; add a LIMIT, or ask for parts by last_seq or seq",
+                reason="too_many_rows",
             )
         encoded = encode_rows(types, rows)
         if sum(map(len, encoded)) > self.limits.result_bytes:
-            raise QueryError(f"more than {self.limits.result_bytes} bytes; ask for less", reason="too_many_rows")
+            raise QueryError(
+                f"more than {self.limits.result_bytes} bytes; ask for less", reason="too_many_rows"
+            )
         return Answer(columns, types, encoded, as_of)
 
     @contextmanager
@@ -240,5 +248,7 @@ def _events_stream(file: Connection, path: Path) -> str:
     try:
         [(stream,)] = file.execute("SELECT stream FROM cas_projection WHERE stream LIKE '%EVENTS'")
     except (StoreError, ValueError) as error:
-        raise ProjectionError(f"{path} holds no projection; start a projector (`cas projector`) first") from error
+        raise ProjectionError(
+            f"{path} holds no projection; start a projector (`cas projector`) first"
+        ) from error
     return str(stream)

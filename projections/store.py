@@ -47,7 +47,9 @@ _TABLE_FUNCTIONS = frozenset({
     "duckdb_keywords", "duckdb_schemas", "duckdb_tables", "duckdb_types", "duckdb_views", "pragma_table_info",
     "pragma_show", "pragma_version", "pg_timezone_names", "icu_calendar_names",
 })  # fmt: skip
-_FORBIDDEN_FUNCTIONS = frozenset({"write_log", "setseed", "nextval", "setval", "sleep_ms", "current_setting", "getenv"})
+_FORBIDDEN_FUNCTIONS = frozenset(
+    {"write_log", "setseed", "nextval", "setval", "sleep_ms", "current_setting", "getenv"}
+)
 
 _REASONS: tuple[tuple[type[duckdb.Error], str], ...] = (
     (duckdb.InterruptException, "timeout"),

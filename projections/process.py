@@ -1,0 +1,86 @@
+"""The projector as a process: connection, streams, projector and SQL service, until a signal or an error.
+
+SIGTERM and SIGINT end it after the transaction that runs. A query that heeds no interrupt makes the process replace
+itself by a fresh one of the same command line and the same process id: the file's lock goes with the old image, the
+new one goes on from the stored position, and whoever supervises the process sees nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.topology import ensure_streams
+from cas_events.settings import Settings
+from cas_events.wire.subjects import Names
+from projections.projector import Projector
+from projections.queries import Queries
+from projections.service import SqlService
+
+log = logging.getLogger(__name__)
+
+
+def replace_process() -> None:
+    """Start the same command line in this process, anew; does not return."""
+    log.error("a query cannot be ended: the process replaces itself")
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
+
+
+async def run(settings: Settings, *, on_stuck: Callable[[], None] = replace_process) -> None:
+    """Project and answer until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the deployment.
+        on_stuck: called when a query heeds no interrupt.
+
+    Raises:
+        ServerError: the server cannot be reached or its streams are not as they should be.
+        ProjectionError: the tables cannot be opened, or projecting cannot go on.
+    """
+    names = Names(settings.deployment)
+    async with AsyncExitStack() as stack:
+        connection = await Connection.open(settings.url(), name=f"{settings.deployment} projector")
+        stack.push_async_callback(connection.close)
+        await ensure_streams(JetStream(connection), settings.deployment, settings.replicas)
+        projector = await Projector.open(connection, names, settings.database_path)
+        stack.push_async_callback(projector.close)
+        queries = Queries(projector.fold.reader, events_stream=names.events, on_stuck=on_stuck)
+        stack.callback(queries.close)
+        projector.on_memory_short(queries.interrupt)
+        service = SqlService(connection, names, projector, queries)
+        await service.start()
+        stack.push_async_callback(service.stop)
+        _stop_on_signals(projector, stack)
+        _say("ready", settings, projector)
+        await projector.run()
+        _say("stopped", settings, projector)
+
+
+def _stop_on_signals(projector: Projector, stack: AsyncExitStack) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, projector.stop)
+        stack.callback(loop.remove_signal_handler, number)
+
+
+def _say(event: str, settings: Settings, projector: Projector) -> None:
+    """One line of JSON on stderr, for supervisors and people alike."""
+    line = {
+        "event": f"projector.{event}",
+        "pid": os.getpid(),
+        "deployment": settings.deployment,
+        "database": str(settings.database_path),
+        "commands_seq": projector.positions.commands,
+        "events_seq": projector.positions.events,
+    }
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()

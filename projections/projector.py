@@ -1,0 +1,191 @@
+"""From the streams to the tables, for as long as the process lives.
+
+Two readers go on from the stored positions; one thread writes. Live, a transaction takes whatever arrived during the
+last one, so there is no timer and no lag to tune; catching up, it waits for enough to be worth a transaction. What
+waits between readers and writer is bounded, and a full hand-over holds the readers back. An error of the storage ends
+the projector, loudly and before any position moves; started again, it goes on where it stopped. How messages become
+rows is `fold`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from cas_events.errors import ProjectionError, QueryError
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.reader import StreamReader
+from cas_events.wire.subjects import Names
+from projections.fold import Fold, Positions
+from projections.handover import Handover
+from projections.store import OutOfMemoryError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_SMALLEST_BATCH = 500  # Smaller ones are not tried when memory is short.
+_CHECKPOINT_BYTES = (
+    256 * 1024 * 1024
+)  # Of payload; what is replayed from the write-ahead log at a start stays bounded.
+
+
+class Projector:
+    """Keeps the tables of one deployment up to date. Made by `open`.
+
+    Attributes:
+        positions: what the tables hold, committed.
+    """
+
+    def __init__(self, connection: Connection, names: Names, fold: Fold, thread: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._names = names
+        self._fold = fold
+        self._thread = thread
+        self._handover = Handover()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets = 0
+        self._stop = asyncio.Event()
+        self._written_bytes = 0
+        self._relieve: Callable[[], None] = lambda: None
+        self.positions: Positions = fold.positions
+
+    @classmethod
+    async def open(cls, connection: Connection, names: Names, path: Path) -> Projector:
+        """Open the tables.
+
+        Raises:
+            ProjectionError: the file cannot be opened or holds something else.
+        """
+        thread = ThreadPoolExecutor(1, thread_name_prefix="cas-projection")
+        try:
+            loop = asyncio.get_running_loop()
+            fold = await loop.run_in_executor(thread, Fold, path, names.deployment)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(connection, names, fold, thread)
+
+    @property
+    def fold(self) -> Fold:
+        """The tables, for making readers."""
+        return self._fold
+
+    def on_memory_short(self, relieve: Callable[[], None]) -> None:
+        """Say what to call, in the loop, when queries leave the writer no memory."""
+        self._relieve = relieve
+
+    async def run(self) -> None:
+        """Project until `stop`.
+
+        Raises:
+            ProjectionError: retention took messages that are not in the tables yet, or the storage failed.
+        """
+        parts = [
+            asyncio.create_task(self._pump(self._names.commands, self.positions.commands)),
+            asyncio.create_task(self._pump(self._names.events, self.positions.events)),
+            asyncio.create_task(self._write()),
+        ]
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([*parts, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # The writer first finishes the transaction that runs, because a thread cannot be cancelled.
+            for task in (*parts, stopped):
+                task.cancel()
+            outcomes = await asyncio.gather(*parts, return_exceptions=True)
+            self._fail_waiting(ProjectionError("the projector has stopped"))
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def stop(self) -> None:
+        """End `run` after the transaction that runs."""
+        self._stop.set()
+
+    async def close(self) -> None:
+        """Close the file, after `run` has ended."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._fold.close)
+        self._thread.shutdown(wait=False)
+
+    async def wait_for(self, seq: int, timeout_s: float) -> None:
+        """Return when the tables hold the events up to a sequence.
+
+        Raises:
+            QueryError: they do not within the time (`timeout`).
+        """
+        if self.positions.events >= seq:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tickets += 1
+        heapq.heappush(self._waiting, (seq, self._tickets, future))
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            raise QueryError(
+                f"sequence {seq} is not projected after {timeout_s:g} s; the tables are at {self.positions.events}",
+                reason="timeout",
+            ) from None
+
+    async def _pump(self, stream: str, position: int) -> None:
+        reader = StreamReader(self._connection, stream, from_seq=position + 1)
+        async for batch in reader.batches():
+            if reader.gap is not None:
+                raise ProjectionError(
+                    f"{stream} has lost {reader.gap[0]} to {reader.gap[1]} to retention before they were projected; "
+                    f"the tables cannot go on from {reader.gap[0] - 1}"
+                )
+            await self._handover.put(stream, batch.messages, batch.pending)
+        raise ProjectionError(f"reading {stream} has ended")
+
+    async def _write(self) -> None:
+        while True:
+            taken = await self._handover.take()
+            commands, events = taken.get(self._names.commands, []), taken.get(self._names.events, [])
+            await self._apply(commands, events)
+            self._resolve_waiting()
+            self._written_bytes += sum([len(message.data) for message in events])
+            if self._written_bytes > _CHECKPOINT_BYTES and self._handover.is_idle:
+                self._written_bytes = 0
+                await self._in_thread(self._fold.checkpoint)
+
+    async def _apply(self, commands: list[StoredMessage], events: list[StoredMessage]) -> None:
+        """Write a batch; in halves when queries have left too little memory for the whole."""
+        try:
+            self.positions = await self._in_thread(lambda: self._fold.apply(commands, events))
+        except ProjectionError as error:
+            size = max(len(commands), len(events))
+            if not isinstance(error.__cause__, OutOfMemoryError) or size < _SMALLEST_BATCH:
+                raise
+            log.warning("too little memory for a batch of %d: queries are ended, half of it is tried", size)
+            self._relieve()
+            half = size // 2
+            await self._apply(commands[:half], events[:half])
+            await self._apply(commands[half:], events[half:])
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """Run in the writer's thread; a cancellation waits for the end, since a transaction is not left alone."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def _resolve_waiting(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self.positions.events:
+            future = heapq.heappop(self._waiting)[2]
+            if not future.done():
+                future.set_result(None)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        for _, _, future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
+        self._waiting.clear()

@@ -1,0 +1,165 @@
+"""SQL over NATS: the micro service on ``<deployment>.svc.sql``.
+
+A request is ``{"sql": "...", "params"?: [...] or {...}, "wait_for"?: <CAS_EVENTS sequence>, "limit"?: n}``, the answer
+``{"columns": [...], "types": [...], "rows": [[...]], "as_of": <CAS_EVENTS sequence>}`` or
+``{"error": {"reason": "...", "message": "..."}}``. Values are as `results` says. An answer that does not fit into one
+message ends with ``"more": "<token>"``; the request ``{"more": "<token>"}`` brings the next part, of the same shape,
+once and within `PARTS_KEPT_S`. Which SQL may run, and how long, is `queries`' business.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from cas_events.errors import CasEventsError, QueryError
+from cas_events.jetstream.connection import Connection, Message
+from cas_events.jetstream.services import MicroService
+from cas_events.wire.subjects import Names
+from projections.projector import Projector
+from projections.queries import Answer, Queries
+
+PARTS_KEPT_S = 60.0
+PARTS_KEPT_BYTES = 256 * 1024 * 1024
+_FRAME_BYTES = 4096  # For what stands around the rows, besides columns and types.
+_VERSION = "1.0.0"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What may be asked; unknown members are ignored."""
+
+    sql: str = ""
+    params: list[Any] | dict[str, Any] = []
+    wait_for: int = 0
+    limit: int | None = None
+    more: str = ""
+
+
+_decode = msgspec.json.Decoder(Request).decode
+
+
+class SqlService:
+    """Answers queries of one deployment.
+
+    Args:
+        connection: where it answers.
+        names: the deployment's subjects.
+        projector: whose tables are asked, and waited for.
+        queries: runs the SQL.
+    """
+
+    def __init__(self, connection: Connection, names: Names, projector: Projector, queries: Queries) -> None:
+        self._part_bytes = connection.max_payload_bytes - _FRAME_BYTES
+        self._projector = projector
+        self._queries = queries
+        self._parts = _KeptParts()
+        self._service = MicroService(
+            connection,
+            name="cas-sql",
+            version=_VERSION,
+            description=f"Read-only SQL on the tables of {names.deployment}",
+            subject=names.sql_service,
+            handler=self.answer,
+        )
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        await self._service.start()
+
+    async def stop(self) -> None:
+        """Answer no more."""
+        await self._service.stop()
+
+    async def answer(self, message: Message) -> bytes:
+        """Answer one request, with an error if need be."""
+        try:
+            request = _read(message.data)
+            if request.more:
+                return self._parts.take(request.more)
+            return await self._first_part(request)
+        except CasEventsError as error:
+            reason = getattr(error, "reason", "failed")
+            return msgspec.json.encode({"error": {"reason": reason, "message": str(error)}})
+
+    async def _first_part(self, request: Request) -> bytes:
+        if request.wait_for:
+            await self._projector.wait_for(request.wait_for, self._queries.limits.time_s)
+        answer = await self._queries.run(request.sql, request.params, limit=request.limit)
+        return self._parts.keep(list(_parts(answer, self._part_bytes)))
+
+
+class _KeptParts:
+    """The rest of answers that were too long, for a while and within bounds: the oldest go first."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, list[bytes]]] = {}
+        self._bytes = 0
+
+    def keep(self, parts: list[bytes]) -> bytes:
+        """The first part, closed; the rest is kept under the token that it names."""
+        first, *rest = parts
+        if not rest:
+            return first + b"}"
+        token = uuid.uuid4().hex
+        self._kept[token] = (time.monotonic() + PARTS_KEPT_S, rest)
+        self._bytes += sum(map(len, rest))
+        self._forget()
+        return b'%b,"more":"%b"}' % (first, token.encode())
+
+    def take(self, token: str) -> bytes:
+        """The next part.
+
+        Raises:
+            QueryError: it is not there, or no more.
+        """
+        self._forget()
+        kept = self._kept.pop(token, None)
+        if kept is None:
+            raise QueryError("this part of the answer is not kept any more; ask again", reason="expired")
+        self._bytes -= sum(map(len, kept[1]))
+        return self.keep(kept[1])
+
+    def _forget(self) -> None:
+        now = time.monotonic()
+        while self._kept:
+            token, (until, parts) = next(iter(self._kept.items()))
+            if until > now and (self._bytes <= PARTS_KEPT_BYTES or len(self._kept) == 1):
+                return
+            del self._kept[token]
+            self._bytes -= sum(map(len, parts))
+
+
+def _read(data: bytes) -> Request:
+    try:
+        request = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise QueryError(f"the request is none: {error}", reason="bad_request") from error
+    if not request.sql and not request.more:
+        raise QueryError('the request has no "sql"', reason="bad_request")
+    if request.limit is not None and request.limit < 0:
+        raise QueryError(f"limit {request.limit} is negative", reason="bad_request")
+    return request
+
+
+def _parts(answer: Answer, part_bytes: int) -> Iterator[bytes]:
+    """The answer cut so that each part fits into a message; without the closing brace."""
+    frame = {"columns": answer.columns, "types": answer.types, "as_of": answer.as_of}
+    head = msgspec.json.encode(frame)[:-1] + b',"rows":['
+    rows: list[bytes] = []
+    size = len(head)
+    for row in answer.rows:
+        if len(head) + len(row) > part_bytes:
+            raise QueryError(
+                f"a row of {len(row)} bytes does not fit into a message; ask for fewer columns",
+                reason="row_too_large",
+            )
+        if size + len(row) + 1 > part_bytes:
+            yield head + b",".join(rows) + b"]"
+            rows, size = [], len(head)
+        rows.append(row)
+        size += len(row) + 1
+    yield head + b",".join(rows) + b"]"
