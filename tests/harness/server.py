@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 from cas_events.server import EmbeddedServer
+from tests.harness.processes import stopped_within
 
 
 class NatsServer:
@@ -49,8 +50,9 @@ class NatsServer:
         self.start()
 
     def freeze(self) -> None:
-        """Keep the sockets open and answer nothing: a black hole."""
+        """Keep the sockets open and answer nothing: a black hole. Returns when its last thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        assert stopped_within(self.pid, 5.0)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
