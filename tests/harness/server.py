@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from cas_events.server import EmbeddedServer
-from tests.harness.processes import stopped_within
+from tests.harness.pids import stopped_within
 
 
 class NatsServer:

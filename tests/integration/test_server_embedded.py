@@ -14,7 +14,7 @@ from cas_events.errors import ServerStartError, StoreLockedError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.server import EmbeddedServer
-from tests.harness.processes import gone_within, is_alive
+from tests.harness.pids import gone_within, is_alive
 
 _START_AND_TELL = """
 import sys, time
