@@ -132,8 +132,9 @@ class Fold:
         found = {row[0]: row[2] for row in self._connection.execute(statements("others")["positions"])}
         wanted = {self._names.commands, self._names.events}
         if not found:
-            rows = ", ".join(f"('{stream}', 0, {VERSION})" for stream in sorted(wanted))
-            self._connection.execute(f"INSERT INTO cas_projection VALUES {rows}")
+            with self._connection.transaction():
+                for stream in sorted(wanted):
+                    self._connection.execute("INSERT INTO cas_projection VALUES (?, 0, ?)", (stream, VERSION))
         elif found.keys() != wanted:
             raise ProjectionError(f"{path} holds {', '.join(sorted(found))}, not {', '.join(sorted(wanted))}")
         elif set(found.values()) != {VERSION}:
@@ -183,7 +184,7 @@ class Fold:
         with self._connection.transaction():
             if reached.commands > self.positions.commands:
                 self._merge_commands(batch, exact=exact)
-            if survey.total:
+            if survey.total or exact:
                 self._merge_events(batch, exact=exact)
             self._store_events(survey)
             for letter in letters:

@@ -32,7 +32,7 @@ def replace_process() -> None:
     """Start the same command line in this process, anew; does not return."""
     log.error("a query cannot be ended: the process replaces itself")
     logging.shutdown()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell is wanted
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # No shell is wanted.
 
 
 async def run(settings: Settings, *, on_stuck: Callable[[], None] = replace_process) -> None:

@@ -135,7 +135,7 @@ class Queries:
         try:
             return await asyncio.wait_for(asyncio.shield(future), limits.grace_s)
         except TimeoutError:
-            log.error("a query heeds no interrupt")
+            log.warning("a query heeds no interrupt")
             if self._on_stuck is not None:
                 self._on_stuck()
             raise _timeout(limits.time_s) from None

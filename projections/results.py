@@ -83,26 +83,31 @@ def _document(text: str) -> object:
 
 
 def _plain(value: object) -> object:
-    match value:
-        case None | bool() | str():
-            return value
-        case int():
-            return value if _INT_MIN <= value <= _INT_MAX else str(value)
-        case float():
-            return value if math.isfinite(value) else None
-        case datetime():
-            return value.replace(tzinfo=value.tzinfo or UTC).isoformat().replace("+00:00", "Z")
-        case date() | time_of_day():
-            return value.isoformat()
-        case Decimal():
-            return msgspec.Raw(f"{value:f}".encode()) if _is_exact(value) else f"{value:f}"
-        case bytes() | bytearray() | memoryview():
-            return base64.b64encode(value).decode()
-        case dict():
-            return {_key(key): _plain(child) for key, child in value.items()}
-        case list() | tuple():
-            return [_plain(child) for child in value]
-    return str(value)
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, float, Decimal)):
+        return _number(value)
+    if isinstance(value, dict):
+        return {_key(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    return _moment(value) if isinstance(value, (date, time_of_day)) else str(value)
+
+
+def _moment(value: date | time_of_day) -> str:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC).isoformat().replace("+00:00", "Z")
+    return value.isoformat()
+
+
+def _number(value: float | Decimal) -> object:
+    if isinstance(value, int):
+        return value if _INT_MIN <= value <= _INT_MAX else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return msgspec.Raw(f"{value:f}".encode()) if _is_exact(value) else f"{value:f}"
 
 
 def _key(key: object) -> str:

@@ -23,7 +23,7 @@ MEMORY_LIMIT = "1GB"
 # A checkpoint stops the writer for a while; the projector makes them when it has time, so DuckDB need not.
 CHECKPOINT_THRESHOLD = "1GB"
 
-_CONFIG = {
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # More threads make small statements slower; each connection's caller brings its own thread anyway.
     "threads": 1,
     "memory_limit": MEMORY_LIMIT,

@@ -12,7 +12,7 @@ WITH pieces AS (
 ), fields AS (
     SELECT seq, s[3] AS kind, CASE WHEN s[3] <> 'cancel' THEN s[4] END AS agent_id,
         CASE WHEN s[3] = 'cancel' THEN s[4] ELSE s[5] END AS task_id, time,
-        nullif(x[1], '') AS data, nullif(x[2], 'null') AS input, nullif(x[3], 'null') AS metadata,
+        x[1] AS data, nullif(x[2], 'null') AS input, nullif(x[3], 'null') AS metadata,
         text_of(x[4]) AS parent_id, text_of(x[5]) AS correlation_id,
         coalesce(s[2] = 'cmd' AND len(s) = CASE s[3] WHEN 'execute' THEN 5 WHEN 'cancel' THEN 4 WHEN 'resume' THEN 6 END
             AND list_bool_and([length(token) BETWEEN 1 AND 64 FOR token IN s[4:]]), false) AS valid
