@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -202,7 +203,7 @@ class StreamReader:
             state = (await self._js.stream_info(self.stream)).state
         except (NotConnectedError, ConnectionLostError) as error:
             logger.debug("no reader of %s yet: %s", self.stream, error)
-            await asyncio.sleep(_RETRY_S)
+            await self._woken_within(_RETRY_S)
             return False
         if self.next_seq > state.last_seq + 1:
             self._delete(name)
@@ -218,6 +219,13 @@ class StreamReader:
         self._watch = self._loop.call_later(self._heartbeat_s, self._check)
         self._refill()
         return info.num_pending == 0
+
+    async def _woken_within(self, timeout_s: float) -> None:
+        """Pause before another try, but not longer than until the reconnect."""
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
 
     def _consumer_config(self, name: str) -> dict[str, object]:
         config: dict[str, object] = {

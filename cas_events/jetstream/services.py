@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -66,16 +67,9 @@ class MicroService:
     async def start(self) -> None:
         """Begin to answer."""
         for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
-            for subject in (
-                f"$SRV.{verb}",
-                f"$SRV.{verb}.{self._name}",
-                f"$SRV.{verb}.{self._name}.{self._id}",
-            ):
-                self._subscriptions.append(
-                    await self._connection.subscribe(
-                        subject, lambda message, a=answer: self._reply(message, a())
-                    )
-                )
+            handler = partial(self._describe, answer)
+            for scope in ("", f".{self._name}", f".{self._name}.{self._id}"):
+                self._subscriptions.append(await self._connection.subscribe(f"$SRV.{verb}{scope}", handler))
         self._subscriptions.append(await self._connection.subscribe(self._subject, self._take, queue=_QUEUE))
 
     async def stop(self) -> None:
@@ -115,9 +109,9 @@ class MicroService:
         header = build_header({"Nats-Service-Error": description, "Nats-Service-Error-Code": str(code)})
         self._publish(message.reply, b"", header)
 
-    def _reply(self, message: Message, answer: dict[str, Any]) -> None:
+    def _describe(self, answer: Callable[[], dict[str, Any]], message: Message) -> None:
         identity = {"name": self._name, "id": self._id, "version": self._version, "metadata": {}}
-        self._publish(message.reply, msgspec.json.encode({**identity, **answer}))
+        self._publish(message.reply, msgspec.json.encode({**identity, **answer()}))
 
     def _publish(self, subject: str, payload: bytes, header: bytes = b"") -> None:
         if not subject:
