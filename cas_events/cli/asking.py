@@ -1,0 +1,88 @@
+"""SQL for commands: from the projector, or from its file when none runs.
+
+The file is a second best, since it stands still: a note on stderr says so. Without a server that anybody named, the
+file alone answers; with one that is named and cannot be reached, that is the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from cas_events.cli.output import note
+from cas_events.errors import NoRespondersError, ProjectionError, QueryError, ServerNotConfiguredError
+from cas_events.settings import Settings
+
+if TYPE_CHECKING:
+    from cas_events.jetstream.connection import Connection
+    from projections.results import QueryResult
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection | None]:
+    """A connection; None when no server is named and none runs here, but there are tables to read.
+
+    Raises:
+        ServerNotConfiguredError: there are no tables either.
+        ServerUnreachableError: the server does not answer.
+    """
+    from cas_events.jetstream.connection import Connection  # noqa: PLC0415 - see the package's docstring
+
+    try:
+        url = settings.url()
+    except ServerNotConfiguredError:
+        if not settings.database_path.exists():
+            raise
+        yield None
+        return
+    async with await Connection.open(url, name="cas-command") as connection:
+        yield connection
+
+
+async def query(
+    settings: Settings,
+    connection: Connection | None,
+    sql: str,
+    params: Sequence[Any] = (),
+    *,
+    wait_for: int = 0,
+    limit: int | None = None,
+) -> QueryResult:
+    """Answer one read-only statement.
+
+    Raises:
+        QueryError: it was refused or failed.
+        ProjectionError: neither a projector nor its file answers.
+    """
+    from projections import ask  # noqa: PLC0415 - see the package's docstring
+
+    if connection is None:
+        return await _query_file(settings, sql, params, limit)
+    try:
+        return await ask.query(connection, settings.deployment, sql, params, wait_for=wait_for, limit=limit)
+    except ProjectionError as error:
+        if isinstance(error, QueryError) or not isinstance(error.__cause__, NoRespondersError):
+            raise
+        if wait_for or not settings.database_path.exists():
+            raise
+        return await _query_file(settings, sql, params, limit)
+
+
+async def _query_file(settings: Settings, sql: str, params: Sequence[Any], limit: int | None) -> QueryResult:
+    from projections.queries import query_file  # noqa: PLC0415 - see the package's docstring
+
+    answer = await query_file(settings.database_path, sql, params, limit=limit)
+    note(f"no projector runs; read from {settings.database_path} as of sequence {answer.as_of}")
+    return answer
+
+
+async def last_seq(settings: Settings) -> int:
+    """The newest sequence of the event stream."""
+    from cas_events.jetstream.api import JetStream  # noqa: PLC0415 - see the package's docstring
+    from cas_events.jetstream.connection import Connection  # noqa: PLC0415
+    from cas_events.wire.subjects import Names  # noqa: PLC0415
+
+    async with await Connection.open(settings.url(), name="cas-command") as connection:
+        info = await JetStream(connection).stream_info(Names(settings.deployment).events)
+        return info.state.last_seq

@@ -1,0 +1,22 @@
+"""Options that several commands share, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON for programs: a listing as one array, a stream as lines.")
+]
+TaskFilter = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Only this task.")]
+AgentFilter = Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Only this agent.")]
+LogLevel = Annotated[
+    str,
+    typer.Option(
+        "--log-level",
+        metavar="LEVEL",
+        help="Of the process's own log on stderr: debug, info, warning or error.",
+    ),
+]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's id; `cas tasks` lists them.")]

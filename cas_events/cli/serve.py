@@ -1,0 +1,79 @@
+"""`cas worker` and `cas projector`: the long-lived processes, one command each, for a supervisor or a terminal.
+
+SIGTERM ends them in order with exit code 0, Ctrl-C likewise. A second signal ends a runner at once: what it held is
+delivered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cas_events.cli import logs
+from cas_events.cli.options import LogLevel
+from cas_events.settings import Settings
+
+if TYPE_CHECKING:
+    from cas_events.runner.worker import Runner
+
+
+def worker(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:RUNNER",
+            help="The runner object, in a module (also of the current folder) or FILE.py.",
+        ),
+    ],
+    log_level: LogLevel = "",
+) -> None:
+    """Serve the agents of a runner, until SIGTERM or Ctrl-C; unfinished tasks are handed over.
+
+    Example: `cas worker cas_events.agents.samples:runner`
+    """
+    from cas_events.cli.loading import load_runner  # noqa: PLC0415 - see the package's docstring
+
+    settings = Settings.from_env()
+    logs.configure_process(log_level or settings.log_level, service="runner")
+    settings.url()  # Says that there is no server before importing what may take a while.
+    asyncio.run(_serve(load_runner(target, Path.cwd())))
+
+
+async def _serve(runner: Runner) -> None:
+    """Run it, and stop it on a signal: in order at the first, at once at the second."""
+    loop, heard = asyncio.get_running_loop(), list[signal.Signals]()
+    serving = loop.create_task(runner.run(handle_signals=False))
+
+    def hear(number: signal.Signals) -> None:
+        heard.append(number)
+        # Before it is ready there is nothing to hand over.
+        if len(heard) > 1 or not runner.ready.is_set():
+            serving.cancel()
+        else:
+            runner.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, hear, number)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not heard:
+            raise
+    if signal.SIGINT in heard:
+        raise KeyboardInterrupt
+
+
+def projector(log_level: LogLevel = "") -> None:
+    """Keep the DuckDB tables up to date and answer SQL, until SIGTERM or Ctrl-C.
+
+    The tables are in CAS_HOME, one file a deployment; they can be deleted and come back from the log.
+    """
+    from projections.process import run  # noqa: PLC0415 - see the package's docstring
+
+    settings = Settings.from_env()
+    logs.configure_process(log_level or settings.log_level, service="projector")
+    asyncio.run(run(settings))

@@ -1,0 +1,225 @@
+"""`cas run` and `cas cancel`: start a task and follow it, end a task.
+
+The live view goes to standard output with the result at its end. Ctrl-C ends the following, never the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cas_events.cli.options import Json, TaskArgument
+from cas_events.cli.output import console, json_bytes, note, print_json_line, say
+from cas_events.cli.session import ask
+from cas_events.cli.texts import STATUS_STYLES, duration, failure_text
+from cas_events.errors import TaskNotCompletedError, UnknownTaskError, WireError
+
+_NOT_AN_OBJECT = 'is no JSON object, such as \'{"query": "test"}\''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `cas run` was asked."""
+
+    agent_id: str
+    task_id: str
+    input: dict[str, Any]
+    timeout_s: float | None
+    wait_for_runner_s: float | None
+
+
+def run(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="The agent that shall do it.")],
+    input: Annotated[
+        str | None,
+        typer.Argument(metavar="JSON", help="Its input, a JSON object; `-` reads standard input."),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input-file", metavar="FILE", exists=True, dir_okay=False, help="Read the input from a file."
+        ),
+    ] = None,
+    task_id: Annotated[
+        str | None,
+        typer.Option("--task-id", metavar="ID", help="An id of your own: the server takes it only once."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Bound on one attempt.")
+    ] = None,
+    wait_for_runner: Annotated[
+        float | None,
+        typer.Option(
+            "--wait-for-runner", metavar="SECONDS", min=0, help="Wait for a runner that serves the agent."
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print the task's id and do not follow it.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the output, as JSON.")] = False,
+    json: Json = False,
+) -> None:
+    """Start a task and follow it to its end: a progress bar, its log lines, then its output.
+
+    Exits 1 when the task fails, is cancelled or rejected. Ctrl-C stops following; the task goes on. With `--json`,
+    every event is a line, the last one says how it ended.
+
+    Examples: `cas run echo '{"steps": 5}'`, `cas run security-audit '{"path": "."}' --detach`
+    """
+    from cas_events.uuid7 import uuid7  # noqa: PLC0415 - see the package's docstring
+
+    request = Request(
+        agent_id=agent,
+        task_id=task_id or uuid7(),
+        input=read_input(input, input_file),
+        timeout_s=timeout,
+        wait_for_runner_s=wait_for_runner,
+    )
+    ask(_submit(request, json=json) if detach else _run(request, json=json, quiet=quiet))
+
+
+def read_input(text: str | None, file: Path | None) -> dict[str, Any]:
+    """The input of a task: an argument, a file or standard input; nothing is an empty object.
+
+    Raises:
+        typer.BadParameter: it is no JSON object, or there are two.
+    """
+    from cas_events.wire.jsonvalue import decode_json  # noqa: PLC0415 - see the package's docstring
+
+    if text is not None and file is not None:
+        raise typer.BadParameter(
+            "give the input as an argument or by --input-file, not both", param_hint="JSON"
+        )
+    if file is not None:
+        raw, where = file.read_bytes(), str(file)
+    else:
+        raw, where = (sys.stdin.buffer.read(), "standard input") if text == "-" else _argument(text)
+    try:
+        value = decode_json(raw)
+    except WireError as error:
+        raise typer.BadParameter(f"{where} {_NOT_AN_OBJECT}: {error}", param_hint="JSON") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{where} {_NOT_AN_OBJECT}", param_hint="JSON")
+    return value
+
+
+def _argument(text: str | None) -> tuple[bytes, str]:
+    return ("{}" if text is None else text).encode("utf-8", "surrogateescape"), "the input"
+
+
+async def _submit(request: Request, *, json: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    async with Client() as cas:
+        await _submitted(cas, request)
+    if json:
+        print_json_line({"task_id": request.task_id, "agent_id": request.agent_id})
+    else:
+        say(request.task_id)
+
+
+async def _submitted(cas: Any, request: Request) -> Any:
+    return await cas.submit_task(
+        request.agent_id,
+        request.input,
+        task_id=request.task_id,
+        timeout_s=request.timeout_s,
+        wait_for_runner_s=request.wait_for_runner_s,
+    )
+
+
+async def _run(request: Request, *, json: bool, quiet: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    is_stored = False
+    try:
+        async with Client() as cas:
+            task = await _submitted(cas, request)
+            is_stored = True
+            if json or quiet:
+                last = await _follow_plainly(task, json=json)
+            else:
+                last = await _follow_with_view(task)
+            if last.status == "completed" and not json:
+                _print_output((await task.result()).output)
+    except asyncio.CancelledError:
+        if is_stored:
+            note(f"task {request.task_id} goes on; end it with `cas cancel {request.task_id}`")
+        else:
+            note(f"task {request.task_id} may have been stored; `cas tasks` shows it if it was")
+        raise
+    if last.status != "completed":
+        raise TaskNotCompletedError(request.task_id, last.status or "", failure_text(last))
+
+
+async def _follow_plainly(task: Any, *, json: bool) -> Any:
+    last = None
+    async for event in task.events():
+        last = event
+        if json:
+            print_json_line(event)
+    return last
+
+
+async def _follow_with_view(task: Any) -> Any:
+    from cas_events.cli.view import TaskView  # noqa: PLC0415 - see the package's docstring
+
+    target = console()
+    target.print(f"task {task.task_id}", style="dim")
+    last: Any = None
+    began = datetime.now(UTC)
+    with TaskView(target, task.agent_id) as view:
+        async for last in task.events():
+            view.show(last)
+    took = duration((last.time - began).total_seconds())
+    target.print(f"{last.status} in {took}", style=STATUS_STYLES.get(last.status, ""))
+    return last
+
+
+def _print_output(output: Any) -> None:
+    """The output as indented JSON, in colours on a terminal."""
+    import msgspec  # noqa: PLC0415 - see the package's docstring
+
+    text = msgspec.json.format(json_bytes(output), indent=2).decode()
+    target = console()
+    if target.is_terminal:
+        from rich.json import JSON  # noqa: PLC0415 - only for terminals
+
+        target.print(JSON(text), soft_wrap=True)
+    else:
+        say(text)
+
+
+def cancel(
+    task: TaskArgument,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Stored with the cancel.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the task has ended.")] = False,
+    json: Json = False,
+) -> None:
+    """End a task, wherever it runs, also before it starts or while no runner is up.
+
+    Exits 1 when there is no such task. A task that has already ended stays as it is.
+    """
+    ask(_cancel(task, reason, wait=wait, json=json))
+
+
+async def _cancel(task_id: str, reason: str, *, wait: bool, json: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    async with Client() as cas:
+        answer = await cas.cancel_task(task_id, reason=reason, requested_by="cas cancel", wait=wait)
+        if answer == "unknown_task":
+            raise UnknownTaskError(task_id)
+        ended = wait or answer == "already_finished"
+        status = (await (await cas.task(task_id)).result()).status if ended else None
+    if json:
+        print_json_line({"task_id": task_id, "answer": answer} | ({"status": status} if status else {}))
+    else:
+        words = answer.replace("_", " ")
+        say(f"task {task_id}: {words}" + (f", {status}" if status else ""))

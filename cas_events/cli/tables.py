@@ -1,0 +1,178 @@
+"""`cas tasks` and `cas sql`: questions to the projection."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from cas_events.cli.asking import connected, query
+from cas_events.cli.options import Json
+from cas_events.cli.output import note, print_json_array, print_table
+from cas_events.cli.session import ask
+from cas_events.cli.texts import STATUS_STYLES, duration
+from cas_events.domain.events import QUEUED, STATUSES
+from cas_events.settings import Settings
+
+if TYPE_CHECKING:
+    from cas_events.jetstream.connection import Connection
+    from projections.results import QueryResult
+
+SERVED_ASK_S = 1.0
+
+_COLUMNS = ("task_id", "agent_id", "status", "attempt", "progress", "message", "created_at", "finished_at")
+_TASKS = f"SELECT {', '.join(_COLUMNS)} FROM cas_tasks"  # noqa: S608 - constants
+_NEWEST_FIRST = " ORDER BY created_at DESC, task_id DESC"
+
+
+def tasks(
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="STATUS", help=f"Only these: {', '.join(STATUSES)}.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Only this agent's.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=100_000, help="At most so many.")
+    ] = 50,
+    json: Json = False,
+) -> None:
+    """List tasks, the newest first.
+
+    A queued task whose agent no live runner serves is shown as `queued (unserved)`.
+    """
+    if status is not None and status not in STATUSES:
+        raise typer.BadParameter(f"{status!r} is none of {', '.join(STATUSES)}", param_hint="--status")
+    conditions = {"status": status, "agent_id": agent}
+    ask(
+        _tasks({column: value for column, value in conditions.items() if value is not None}, limit, json=json)
+    )
+
+
+async def _tasks(conditions: dict[str, str], limit: int, *, json: bool) -> None:
+    settings = Settings.from_env()
+    where = " AND ".join(f"{column} = ?" for column in conditions)
+    sql = _TASKS + (f" WHERE {where}" if where else "") + _NEWEST_FIRST
+    async with connected(settings) as connection:
+        # One more than is shown tells whether there are more.
+        answer = await query(settings, connection, sql, list(conditions.values()), limit=limit + 1)
+        rows = answer.dicts()
+        served = await _served(
+            settings, connection, {row["agent_id"] for row in rows if row["status"] == QUEUED}
+        )
+    for row in rows:
+        row["served"] = served.get(row["agent_id"]) if row["status"] == QUEUED else None
+    if json:
+        print_json_array(rows[:limit])
+        return
+    print_table(
+        [*_COLUMNS[:-1], "took"], [_task_cells(row) for row in rows[:limit]], types=_table_types(answer)
+    )
+    if len(rows) > limit:
+        note(f"there are more; --limit is {limit}")
+
+
+async def _served(
+    settings: Settings, connection: Connection | None, agents: set[str]
+) -> dict[str, bool | None]:
+    """Whether a live runner serves each agent; None where there is nobody to ask."""
+    if connection is None or not agents:
+        return dict.fromkeys(agents)
+    from cas_events.errors import ConnectionLostError, NoRespondersError  # noqa: PLC0415 - only if somebody waits
+    from cas_events.wire.subjects import Names  # noqa: PLC0415
+
+    names = Names(settings.deployment)
+
+    async def is_served(agent: str) -> bool:
+        try:
+            await connection.request(names.agent_service(agent), timeout_s=SERVED_ASK_S)
+        except (NoRespondersError, ConnectionLostError):
+            return False
+        return True
+
+    in_order = sorted(agents)
+    return dict(zip(in_order, await asyncio.gather(*map(is_served, in_order)), strict=True))
+
+
+def _table_types(answer: QueryResult) -> list[str]:
+    return [
+        "DOUBLE" if column == "progress" else type_
+        for column, type_ in zip(answer.columns, answer.types, strict=True)
+    ]
+
+
+def _task_cells(row: dict[str, Any]) -> list[Any]:
+    status = row["status"]
+    shown = f"{status} (unserved)" if row["served"] is False else status
+    progress = None if row["progress"] is None else f"{row['progress']:.0%}"
+    return [
+        row["task_id"],
+        row["agent_id"],
+        Text(shown, style=STATUS_STYLES.get(status, "")),
+        row["attempt"],
+        progress,
+        row["message"],
+        _short_time(row["created_at"]),
+        _took(row["created_at"], row["finished_at"]),
+    ]
+
+
+def _short_time(text: str) -> str:
+    """An RFC 3339 time as local date and time, to the second."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _took(begin: str, end: str | None) -> str:
+    if end is None:
+        return ""
+    return duration((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
+
+
+def sql(
+    statement: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT; `-` reads standard input.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            "-p",
+            metavar="VALUE",
+            help="For the next `?`: JSON if it is JSON, otherwise text. Repeatable.",
+        ),
+    ] = None,
+    wait_for: Annotated[
+        int,
+        typer.Option("--wait-for", metavar="SEQ", min=0, help="Answer only when the tables hold this event."),
+    ] = 0,
+    json: Json = False,
+) -> None:
+    """Ask the tables: one read-only statement.
+
+    The projector answers; when none runs, its file is read. Tables: cas_tasks, cas_agent_logs, cas_agent_events,
+    cas_commands, cas_agents, cas_agent_state, cas_dead_letters, cas_projection.
+
+    Example: `cas sql "SELECT status, count(*) FROM cas_tasks GROUP BY ALL"`
+    """
+    text = sys.stdin.read() if statement == "-" else statement
+    ask(_sql(text, [_param(value) for value in param or []], wait_for, json=json))
+
+
+def _param(text: str) -> Any:
+    """A parameter's value: JSON scalars are what they are, anything else is text."""
+    import msgspec  # noqa: PLC0415 - see the package's docstring
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+async def _sql(statement: str, params: list[Any], wait_for: int, *, json: bool) -> None:
+    settings = Settings.from_env()
+    async with connected(settings) as connection:
+        answer = await query(settings, connection, statement, params, wait_for=wait_for)
+    if json:
+        print_json_array(answer.dicts())
+    else:
+        print_table(answer.columns, answer.rows, types=answer.types)
