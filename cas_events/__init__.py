@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cas_events.client import CancelAnswer, Client, Task
+    from cas_events.client import Client
     from cas_events.domain.events import Event
     from cas_events.domain.retry import RetryPolicy
     from cas_events.errors import (
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from cas_events.results import TaskResult
     from cas_events.runner.context import TaskContext, current_task
     from cas_events.runner.worker import Runner
+    from cas_events.session import CancelAnswer, Task
     from cas_events.settings import Settings
 
 _HOMES = {
     "AgentUnavailableError": "errors",
-    "CancelAnswer": "client",
+    "CancelAnswer": "session",
     "CasEventsError": "errors",
     "Client": "client",
     "DuplicateTaskError": "errors",
@@ -42,7 +43,7 @@ _HOMES = {
     "RetryPolicy": "domain.retry",
     "Runner": "runner.worker",
     "Settings": "settings",
-    "Task": "client",
+    "Task": "session",
     "TaskContext": "runner.context",
     "TaskResult": "results",
     "UnknownTaskError": "errors",

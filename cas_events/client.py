@@ -8,36 +8,25 @@ Everything that a client does is a published command, a subscription or a read; 
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from cas_events import submit
-from cas_events.domain.events import TERMINAL_TYPES, Event
+from cas_events.domain.events import Event
 from cas_events.domain.tokens import require_token
-from cas_events.errors import AgentUnavailableError, ConnectionLostError, NoRespondersError, UnknownTaskError
-from cas_events.follow import EventStream, ResultWaiter, key_of
+from cas_events.errors import UnknownTaskError
+from cas_events.follow import EventStream
 from cas_events.jetstream.api import JetStream
-from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
-from cas_events.live import LiveHub
 from cas_events.replay import replay_events
 from cas_events.results import TaskResult, result_from
+from cas_events.session import CancelAnswer, Session, Task
 from cas_events.settings import Settings
 from cas_events.sql_client import query
 from cas_events.uuid7 import uuid7
-from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
-
-CancelAnswer = Literal["requested", "already_requested", "already_finished", "unknown_task"]
-
-RUNNER_SEEN_S = 5.0  # how long a runner's answer counts
-RUNNER_ASK_S = 1.0
-RUNNER_ASK_AGAIN_S = 0.1
 
 
 class Client:
@@ -51,27 +40,18 @@ class Client:
     def __init__(self, url: str | None = None, *, settings: Settings | None = None) -> None:
         self._url = url
         self._settings = settings
-        self._open: _Open | None = None
+        self._connected: Session | None = None
 
     async def __aenter__(self) -> Self:
         settings = self._settings or Settings.from_env(nats_url=self._url)
         client_id = uuid7()
         connection = await Connection.open(self._url or settings.url(), name=f"cas-client-{client_id}")
-        names = Names(settings.deployment)
-        js = JetStream(connection)
         try:
-            await ensure_streams(js, settings.deployment, replicas=settings.replicas)
+            await ensure_streams(JetStream(connection), settings.deployment, replicas=settings.replicas)
         except BaseException:
             await connection.close()
             raise
-        self._open = _Open(
-            connection=connection,
-            js=js,
-            names=names,
-            blobs=BlobStore(js, names.blob_bucket),
-            hub=LiveHub(connection, names),
-            seen_runners={},
-        )
+        self._connected = Session(connection, Names(settings.deployment))
         return self
 
     async def __aexit__(
@@ -80,16 +60,15 @@ class Client:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if self._open is not None:
-            parts, self._open = self._open, None
-            await parts.hub.close()
-            await parts.connection.close()
+        if self._connected is not None:
+            session, self._connected = self._connected, None
+            await session.close()
 
     @property
-    def _parts(self) -> _Open:
-        if self._open is None:
+    def _session(self) -> Session:
+        if self._connected is None:
             raise RuntimeError("the client is not connected; use it as `async with Client() as cas:`")
-        return self._open
+        return self._connected
 
     # --- starting tasks --------------------------------------------------------------------------------------------------
 
@@ -115,9 +94,11 @@ class Client:
             DuplicateTaskError: the task id is taken.
         """
         options.setdefault("task_id", uuid7())
-        with self._waiter(agent_id, options["task_id"]) as waiter:
+        require_token("agent", agent_id)
+        require_token("task id", options["task_id"])
+        with self._session.waiter(agent_id, options["task_id"]) as waiter:
             await self.submit_task(agent_id, input, **options)
-            return await result_from(await waiter.wait(), self._parts.blobs)
+            return await result_from(await waiter.wait(), self._session.blobs)
 
     def stream_task(
         self,
@@ -130,14 +111,13 @@ class Client:
         Dropping the iterator does not cancel the task. Arguments and errors as for `execute_task`; the task is
         submitted when the iteration begins.
         """
-        parts = self._parts
         task_id = require_token("task id", options.setdefault("task_id", uuid7()))
         require_token("agent", agent_id)
 
         async def begin(_: EventStream) -> None:
             await self.submit_task(agent_id, input, **options)
 
-        return EventStream(parts.hub, parts.js, parts.names, agent_id, task_id, begin=begin)
+        return self._session.stream(agent_id, task_id, begin)
 
     async def submit_task(
         self,
@@ -167,7 +147,6 @@ class Client:
 
         Raises: see `execute_task`.
         """
-        parts = self._parts
         command = submit.prepare(
             agent_id=agent_id,
             task_id=task_id,
@@ -180,32 +159,16 @@ class Client:
                 "not_before": not_before,
             },
         )
+        session = self._session
         if task_id is not None:
-            await submit.require_unused(parts.js, parts.names, agent_id, task_id)
-        await self._require_runner(agent_id, wait_for_runner_s)
-        seq = await submit.send(parts.js, parts.names, parts.blobs, command)
-        return Task(self, agent_id, command.task_id, seq)
-
-    async def _require_runner(self, agent_id: str, wait_s: float | None) -> None:
-        """Check that a live runner serves the agent; an answer counts for a few seconds."""
-        seen = self._parts.seen_runners
-        began_s = time.monotonic()
-        while seen.get(agent_id, 0.0) < time.monotonic() - RUNNER_SEEN_S or agent_id not in seen:
-            if await self.is_served(agent_id):
-                seen[agent_id] = time.monotonic()
-                return
-            if time.monotonic() - began_s >= (wait_s or 0.0):
-                raise AgentUnavailableError(agent_id, waited_s=wait_s or 0.0)
-            await asyncio.sleep(RUNNER_ASK_AGAIN_S)
+            await submit.require_unused(session.js, session.names, agent_id, task_id)
+        await session.require_runner(agent_id, wait_for_runner_s or 0.0)
+        seq = await submit.send(session.js, session.names, session.blobs, command)
+        return Task(session, agent_id, command.task_id, seq)
 
     async def is_served(self, agent_id: str) -> bool:
         """Whether a live runner serves an agent at this moment."""
-        parts = self._parts
-        try:
-            await parts.connection.request(parts.names.agent_service(agent_id), timeout_s=RUNNER_ASK_S)
-        except (NoRespondersError, ConnectionLostError):
-            return False
-        return True
+        return await self._session.is_served(agent_id)
 
     # --- tasks that exist --------------------------------------------------------------------------------------------------
 
@@ -215,12 +178,7 @@ class Client:
         Raises:
             UnknownTaskError: it is not.
         """
-        parts = self._parts
-        require_token("task id", task_id)
-        command = await parts.js.next_message(parts.names.commands, parts.names.execute("*", task_id))
-        if command is None:
-            raise UnknownTaskError(task_id)
-        return Task(self, command.subject.split(".")[3], task_id, command.seq)
+        return await self._session.find(task_id)
 
     async def cancel_task(
         self, task_id: str, *, reason: str = "", requested_by: str = "", wait: bool = False
@@ -236,36 +194,17 @@ class Client:
         Returns:
             ``requested``, ``already_requested``, ``already_finished`` or ``unknown_task``.
         """
-        parts = self._parts
         try:
             task = await self.task(task_id)
         except UnknownTaskError:
             return "unknown_task"
-        if await self._is_finished(task):
-            return "already_finished"
-        with self._waiter(task.agent_id, task_id) as waiter:
-            stored = await submit.send_cancel(parts.js, parts.names, task_id, reason, requested_by)
-            if wait:
-                await waiter.look()
-                await waiter.wait()
-        return "requested" if stored else "already_requested"
-
-    async def _is_finished(self, task: Task) -> bool:
-        parts = self._parts
-        last = await parts.js.last_message(
-            parts.names.events, parts.names.lifecycle(task.agent_id, task.task_id)
-        )
-        if last is None:
-            return False
-        return decode_event(last.data, seq=last.seq, stream=last.stream).type in TERMINAL_TYPES
-
-    def _waiter(self, agent_id: str, task_id: str) -> ResultWaiter:
-        parts = self._parts
-        require_token("agent", agent_id)
-        require_token("task id", task_id)
-        return ResultWaiter(parts.hub, parts.js, parts.names, agent_id, task_id)
+        return await task.cancel(reason, requested_by=requested_by, wait=wait)
 
     # --- the log and the tables ----------------------------------------------------------------------------------------------
+
+    async def last_seq(self) -> int:
+        """Sequence of the newest event in the log; 0 when it is empty."""
+        return (await self._session.js.stream_info(self._session.names.events)).state.last_seq
 
     def replay(
         self, *, task_id: str | None = None, agent: str | None = None, from_seq: int = 1, follow: bool = False
@@ -278,11 +217,11 @@ class Client:
             from_seq: sequence to start at.
             follow: go on with new events instead of ending at what was the last one at the call.
         """
-        parts = self._parts
+        session = self._session
         return replay_events(
-            parts.connection,
-            parts.js,
-            parts.names,
+            session.connection,
+            session.js,
+            session.names,
             task_id=task_id,
             agent_id=agent,
             from_seq=from_seq,
@@ -304,63 +243,8 @@ class Client:
             QueryError: refused or failed.
             ProjectionError: no projector answers.
         """
-        parts = self._parts
+        session = self._session
         answer = await query(
-            parts.connection, parts.names, statement, params, wait_for=wait_for, timeout_s=timeout_s
+            session.connection, session.names, statement, params, wait_for=wait_for, timeout_s=timeout_s
         )
         return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-
-
-class Task:
-    """The handle of one task.
-
-    Attributes:
-        agent_id: its agent.
-        task_id: its id.
-        seq: sequence of its execute command.
-    """
-
-    def __init__(self, client: Client, agent_id: str, task_id: str, seq: int) -> None:
-        self._client = client
-        self.agent_id = agent_id
-        self.task_id = task_id
-        self.seq = seq
-
-    async def result(self) -> TaskResult:
-        """Wait for the task's end, or read it if it is over."""
-        parts = self._client._parts  # noqa: SLF001 - the client's own handle
-        with self._client._waiter(self.agent_id, self.task_id) as waiter:  # noqa: SLF001
-            await waiter.look()
-            return await result_from(await waiter.wait(), parts.blobs)
-
-    def events(self, *, after: int = 0) -> EventStream:
-        """All events of the task, live or late, ending with the terminal one.
-
-        Args:
-            after: the `CAS_EVENTS` sequence of the last event already seen; 0 for all of them.
-        """
-        parts = self._client._parts  # noqa: SLF001 - the client's own handle
-
-        async def begin(stream: EventStream) -> None:
-            stream.resume_after(await key_of(parts.js, parts.names, after))
-            await stream.look()
-
-        return EventStream(parts.hub, parts.js, parts.names, self.agent_id, self.task_id, begin=begin)
-
-    async def cancel(self, reason: str = "", *, requested_by: str = "", wait: bool = False) -> CancelAnswer:
-        """End the task; see `Client.cancel_task`."""
-        return await self._client.cancel_task(
-            self.task_id, reason=reason, requested_by=requested_by, wait=wait
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Open:
-    """What a connected client has."""
-
-    connection: Connection
-    js: JetStream
-    names: Names
-    blobs: BlobStore
-    hub: LiveHub
-    seen_runners: dict[str, float]

@@ -83,7 +83,6 @@ class Settings:
             raise ServerNotConfiguredError(str(self.home))
         return url
 
-
     def child_environment(self) -> dict[str, str]:
         """The environment for a child process that shall have these settings, whatever its working directory."""
         return {

@@ -26,7 +26,7 @@ class Last:
     """The last lifecycle event of a task, as far as the table looks at it.
 
     Attributes:
-        type: its event type.
+        type: its event type; empty for bytes that are no event.
         seq: its sequence in the log: the lock.
         attempt: its attempt.
         tries: ``data.tries``: what counts against ``max_attempts`` so far.
@@ -50,6 +50,11 @@ class Last:
     delay_s: float = 0.0
     is_handover: bool = False
     interrupts: tuple[str, ...] = ()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing readable stands on the subject, only bytes that are no event of ours; they hold the lock."""
+        return not self.type
 
     @property
     def is_terminal(self) -> bool:
@@ -133,10 +138,12 @@ Action = Claim | Ack | Nak | AskOwner | ReadAnswers
 
 def decide(hint: Hint, last: Last | None, *, now_s: float) -> Action:
     """Answer a delivery (PROTOCOL section 4, the table)."""
-    if last is None:
-        return _decide_fresh(hint)
+    if last is None or last.is_foreign:
+        return _decide_fresh(hint, lock_seq=last.seq if last else 0)
     if last.is_terminal:
         return Ack()
+    if last.type not in events.LIFECYCLE_TYPES:
+        return Nak(delay_s=None)  # A newer version's event: leave the task to a runner that knows it.
     if last.type == events.INTERRUPTED:
         return _decide_interrupted(hint, last)
     if last.command_seq != hint.command_seq:
@@ -144,10 +151,10 @@ def decide(hint: Hint, last: Last | None, *, now_s: float) -> Action:
     return _decide_governed(hint, last, now_s=now_s)
 
 
-def _decide_fresh(hint: Hint) -> Action:
+def _decide_fresh(hint: Hint, *, lock_seq: int) -> Action:
     if hint.kind == "resume":
         return Ack(ignored="the task has not started, so nothing waits for an answer")
-    return Claim(expected_seq=0, attempt=1, tries=1)
+    return Claim(expected_seq=lock_seq, attempt=1, tries=1)
 
 
 def _decide_interrupted(hint: Hint, last: Last) -> Action:

@@ -19,7 +19,7 @@ from cas_events.jetstream.connection import Message
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner.claiming import append_for, cancelled_members, stored_cancel
-from cas_events.runner.execution import TaskFacts
+from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.workplace import Workplace
@@ -80,7 +80,7 @@ class Cancels:
             if self._has_owner(last) and not self._owner_had_its_time(delivery):
                 return False
             try:
-                members = cancelled_members(cancel, started=last is not None)
+                members = cancelled_members(cancel, started=last is not None and not last.is_foreign)
                 await append_for(self._place, facts, last, events.CANCELLED, members)
             except LostRaceError:
                 _log.debug("cancel of %s lost a race, looking again", facts.task_id)

@@ -20,9 +20,10 @@ from cas_events.domain.decide import Claim, Last
 from cas_events.domain.limits import CLAIM_BYTES_MAX
 from cas_events.errors import CasEventsError, InvalidCommandError, WireError
 from cas_events.jetstream.messages import StoredMessage
-from cas_events.runner.execution import Execution, TaskFacts
-from cas_events.runner.jobs import Job
 from cas_events.jetstream.patience import patiently
+from cas_events.runner.execution import Execution
+from cas_events.runner.facts import TaskFacts
+from cas_events.runner.jobs import Job
 from cas_events.runner.timers import store_wake
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.claims import is_claim
@@ -52,7 +53,7 @@ async def claim_and_run(
     except InvalidCommandError as error:
         await _refuse(place, job, claim, await _duplicate_of(place, job) or (error.reason, str(error)))
         return
-    if last is None and await _is_not_due(place, job, claim, execute):
+    if _is_fresh(last) and await _is_not_due(place, job, claim, execute):
         return
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
     place.running[job.task_id] = execution
@@ -69,6 +70,10 @@ async def claim_and_run(
         await execution.run(input_)
     else:
         execution.release()
+
+
+def _is_fresh(last: Last | None) -> bool:
+    return last is None or last.is_foreign
 
 
 async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute) -> bool:
@@ -109,7 +114,7 @@ async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
 
 async def _open(place: Workplace, job: Job, execution: Execution, last: Last | None) -> bool:
     """Read first, then append `started` or what stands in its way; whether user code may run."""
-    if last is None:
+    if _is_fresh(last):
         duplicate = await _duplicate_of(place, job)
         if duplicate is not None:
             await _refuse(place, job, execution.claim, duplicate)
@@ -136,7 +141,7 @@ async def _obstacle(
     """The terminal event that stands in a claim's way, if any; a stored cancel wins over everything."""
     cancel = await stored_cancel(place, job.task_id)
     if cancel is not None:
-        return events.CANCELLED, cancelled_members(cancel, started=last is not None)
+        return events.CANCELLED, cancelled_members(cancel, started=not _is_fresh(last))
     claim = execution.claim
     problem = {"type": "RunnerLostError", "message": "the runner of the last attempt is gone"}
     if claim.after_crash and job.spec.on_crash == "fail":

@@ -68,9 +68,10 @@ class Dispatcher:
         delivery = offer.delivery
         if offer.source.kind == "wake":
             return await self._read_wake(offer)
+        spec = self._place.agents[offer.source.agent_id]
         subject = self._place.names.parse_command(delivery.subject)
-        spec = self._place.agents.get(subject.agent) if subject else None
-        if subject is None or spec is None:
+        if subject is None:
+            await self._ignore(delivery, spec.agent_id, "an id in the subject is no token")
             return None
         if subject.kind == "resume":
             return await self._read_resume(offer, spec, subject.task, subject.interrupt)

@@ -13,16 +13,16 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
 
 from cas_events.domain import events
-from cas_events.domain.commands import Cancel, Execute
+from cas_events.domain.commands import Cancel
 from cas_events.domain.decide import HANDOVER, NAK_DELAY_MAX_S, Claim, after_error
 from cas_events.domain.retry import backoff_s
 from cas_events.errors import NotJsonError
 from cas_events.runner.context import TaskContext, task_scope
+from cas_events.runner.facts import TaskFacts
 from cas_events.runner.failures import error_members
 from cas_events.runner.holds import Hold, Offer
 from cas_events.runner.ledger import LostRaceError
@@ -31,7 +31,6 @@ from cas_events.runner.telemetry import Telemetry
 from cas_events.runner.timers import store_wake
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import decode_cancel
-from cas_events.wire.envelope import EventEncoder
 
 _log = logging.getLogger(__name__)
 
@@ -51,36 +50,6 @@ class _Phase(Enum):
     CLAIMING = 1
     RUNNING = 2
     ENDING = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFacts:
-    """What is known of a task from its execute command.
-
-    Attributes:
-        task_id: the task.
-        agent_id: its agent.
-        execute: the command.
-        command_seq: sequence of the command that governs the attempt.
-    """
-
-    task_id: str
-    agent_id: str
-    execute: Execute
-    command_seq: int
-
-    def encoder(self, source: str, attempt: int) -> EventEncoder:
-        """Writes the events of one of the task's attempts."""
-        return EventEncoder(
-            source=source,
-            task_id=self.task_id,
-            agent_id=self.agent_id,
-            attempt=attempt,
-            correlation_id=self.execute.correlation_id or self.execute.parent_id or self.task_id,
-            parent_id=self.execute.parent_id,
-            causation_id=f"CAS_COMMANDS:{self.command_seq}",
-            traceparent=self.execute.traceparent,
-        )
 
 
 class Execution:
@@ -220,7 +189,7 @@ class Execution:
                 if self._stop is None and self._task is not None and self._task.cancelling():
                     raise  # The process itself is being torn down.
                 error = cancelled
-            except BaseException as raised:  # noqa: BLE001 - Even an agent's SystemExit is only its own failure.
+            except BaseException as raised:  # Even an agent's SystemExit is only its own failure.
                 error = raised
         if self._phase is not _Phase.RUNNING:
             return  # It was left behind; its attempt has been ended already.

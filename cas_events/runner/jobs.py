@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Hint
 from cas_events.jetstream.queue import Delivery
-from cas_events.runner.execution import TaskFacts
+from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer
 from cas_events.runner.registry import AgentSpec
 

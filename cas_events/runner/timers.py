@@ -15,7 +15,7 @@ from cas_events.wire.envelope import format_time
 from cas_events.wire.jsonvalue import encode_json
 
 if TYPE_CHECKING:
-    from cas_events.runner.execution import TaskFacts
+    from cas_events.runner.facts import TaskFacts
     from cas_events.runner.workplace import Workplace
 
 

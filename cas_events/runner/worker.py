@@ -28,8 +28,8 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.topology import (
-    agent_consumer,
     ack_wait_s,
+    agent_consumer,
     cancel_consumer,
     ensure_consumer,
     ensure_streams,

@@ -11,12 +11,12 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.queue import ACK, Delivery, nak
 from cas_events.runner.holds import Desk
 from cas_events.runner.keeper import Keeper
 from cas_events.runner.ledger import Ledger
-from cas_events.jetstream.patience import patiently
 from cas_events.runner.registry import AgentSpec
 from cas_events.wire.subjects import Names
 

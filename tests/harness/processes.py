@@ -38,6 +38,9 @@ class Process:
     def is_alive(self) -> bool:
         return self.popen.poll() is None
 
+    def is_dead(self) -> bool:
+        return not self.is_alive
+
     def send(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
@@ -102,7 +105,7 @@ async def serving(
     process = RunnerProcess(url, deployment, agents=agents, **options)
     try:
         async with Client(settings=settings(url, deployment)) as client:
-            await until_served(client, agents.split(",")[0] or "echo")
+            await until_served(client, agents.partition(",")[0] or "echo")
         yield process
     finally:
         process.end()

@@ -162,7 +162,7 @@ async def test_a_secret_appears_nowhere_but_by_place_and_kind(tmp_path) -> None:
     with task_scope(context(recorder)):
         modes = ["values", "updates", "tasks", "custom", "checkpoints"]
         async for chunk in graph.astream({"path": str(tmp_path)}, config, stream_mode=modes, version="v2"):
-            chunks.append(chunk)  # noqa: PERF401 - an async comprehension would hide the loop
+            chunks.append(chunk)
     stored = [
         pickle.dumps(saver.storage["t"][""]),
         pickle.dumps(dict(saver.blobs)),

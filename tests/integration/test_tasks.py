@@ -256,8 +256,8 @@ async def test_two_followers_see_the_same(cas: Client) -> None:
 
 async def test_a_dropped_stream_leaves_nothing_behind_and_the_task_goes_on(cas: Client) -> None:
     await cas.execute_task("ticker", {"ticks": 1})
-    hub = cas._parts.hub
-    before = len(cas._parts.connection._subscriptions._active), len(hub._tasks)
+    hub = cas._session.hub
+    before = len(cas._session.connection._subscriptions._active), len(hub._tasks)
 
     async for event in cas.stream_task("ticker", {"ticks": 20}, task_id="dropped"):
         if event.type == "cas.progress":
@@ -266,17 +266,17 @@ async def test_a_dropped_stream_leaves_nothing_behind_and_the_task_goes_on(cas: 
     gc.collect()
 
     await until(lambda: not hub._followers, what="no follower is left")
-    assert (len(cas._parts.connection._subscriptions._active), len(hub._tasks)) == before
+    assert (len(cas._session.connection._subscriptions._active), len(hub._tasks)) == before
     assert (await (await cas.task("dropped")).result()).status == "completed"
 
 
 async def test_one_client_follows_many_tasks_with_few_subscriptions(cas: Client) -> None:
     tasks = [await cas.submit_task("ticker", {"ticks": 10}) for _ in range(50)]
-    before = len(cas._parts.connection._subscriptions._active)
+    before = len(cas._session.connection._subscriptions._active)
     streams = await asyncio.gather(*(collect(task.events()) for task in tasks))
 
     assert {len(stream) for stream in streams} == {22}
-    assert len(cas._parts.connection._subscriptions._active) - before < 8
+    assert len(cas._session.connection._subscriptions._active) - before < 8
 
 
 # --- cancel ------------------------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ async def test_cancel_in_the_middle(cas: Client, agent: str) -> None:
     task = await cas.submit_task(agent, {})
     async with asyncio.timeout(10):
         async for event in task.events():
-            if event.type in {"cas.task.started"}:
+            if event.type == "cas.task.started":
                 break
 
     assert await task.cancel("enough", requested_by="test", wait=True) == "requested"
@@ -343,7 +343,7 @@ async def test_an_agent_that_swallows_cancellation_is_cancelled_after_the_grace(
 async def test_cancel_before_a_runner_comes(nats_server, deployment: str, tmp_path: Path) -> None:
     file = tmp_path / "marks"
     async with Client(settings=settings(nats_server.url, deployment)) as client:
-        names, js = client._parts.names, client._parts.js
+        names, js = client._session.names, client._session.js
         await js.append(names.execute("sleeper", "early"), b'{"input":{"file":"%b"}}' % str(file).encode())
         await js.append(names.cancel("before-its-execute"), b'{"reason":"too soon"}')
         await js.append(names.execute("sleeper", "before-its-execute"), b"{}")
@@ -376,5 +376,7 @@ async def test_cancels_racing_completions_end_each_task_once(cas: Client) -> Non
 
 async def is_running(cas: Client, task_id: str) -> bool:
     task = await cas.task(task_id)
-    names = cas._parts.names
-    return await cas._parts.js.last_message(names.events, names.lifecycle(task.agent_id, task_id)) is not None
+    names = cas._session.names
+    return (
+        await cas._session.js.last_message(names.events, names.lifecycle(task.agent_id, task_id)) is not None
+    )

@@ -16,7 +16,8 @@ from tests.tidy.source import Module, dotted, imports, is_within, module_of, mod
 # layer: (what belongs to it, the layers that it may import besides itself)
 CORE = {"errors"}
 CLIENT = tuple(
-    f"cas_events.{name}" for name in ("client", "follow", "live", "replay", "results", "sql_client", "submit")
+    f"cas_events.{name}"
+    for name in ("client", "follow", "live", "replay", "results", "session", "sql_client", "submit")
 )
 LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "errors": (("cas_events.errors",), set()),

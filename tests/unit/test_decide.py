@@ -94,6 +94,16 @@ def test_each_cell_of_the_table(delivered: Hint, state: Last | None, expected) -
     assert decide(delivered, state, now_s=NOW_S) == expected
 
 
+def test_foreign_bytes_hold_the_lock_and_nothing_else() -> None:
+    foreign = last("", seq=33, attempt=0, tries=0, command_seq=0)
+
+    assert decide(hint("execute"), foreign, now_s=NOW_S) == Claim(expected_seq=33, attempt=1, tries=1)
+
+
+def test_an_event_of_a_newer_version_is_left_to_a_runner_that_knows_it() -> None:
+    assert decide(hint("execute"), last("cas.task.paused"), now_s=NOW_S) == Nak(delay_s=None)
+
+
 @pytest.mark.parametrize("kind", ["execute", "resume", "wake"])
 @pytest.mark.parametrize("terminal", sorted(events.TERMINAL_TYPES))
 def test_nothing_follows_a_terminal_event(kind: str, terminal: str) -> None:

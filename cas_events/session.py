@@ -1,0 +1,173 @@
+"""A connected client's parts, and the handle of one task on top of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from cas_events import submit
+from cas_events.domain.events import TERMINAL_TYPES
+from cas_events.domain.tokens import require_token
+from cas_events.errors import (
+    AgentUnavailableError,
+    ConnectionLostError,
+    NoRespondersError,
+    UnknownTaskError,
+    WireError,
+)
+from cas_events.follow import EventStream, ResultWaiter, key_of
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.connection import Connection
+from cas_events.live import LiveHub
+from cas_events.results import TaskResult, result_from
+from cas_events.wire.envelope import decode_event
+from cas_events.wire.subjects import Names
+
+CancelAnswer = Literal["requested", "already_requested", "already_finished", "unknown_task"]
+
+RUNNER_SEEN_S = 5.0  # how long a runner's answer counts
+RUNNER_ASK_S = 1.0
+RUNNER_ASK_AGAIN_S = 0.1
+
+
+class Session:
+    """What a client has while it is connected.
+
+    Args:
+        connection: to the server.
+        names: of the deployment.
+    """
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self.connection = connection
+        self.names = names
+        self.js = JetStream(connection)
+        self.blobs = BlobStore(self.js, names.blob_bucket)
+        self.hub = LiveHub(connection, names)
+        self._runner_seen_s: dict[str, float] = {}
+
+    async def close(self) -> None:
+        """End every subscription and the connection."""
+        await self.hub.close()
+        await self.connection.close()
+
+    # --- agents ----------------------------------------------------------------------------------------------------------
+
+    async def is_served(self, agent_id: str) -> bool:
+        """Whether a live runner serves an agent at this moment."""
+        subject = self.names.agent_service(require_token("agent", agent_id))
+        try:
+            await self.connection.request(subject, timeout_s=RUNNER_ASK_S)
+        except (NoRespondersError, ConnectionLostError):
+            return False
+        return True
+
+    async def require_runner(self, agent_id: str, wait_s: float) -> None:
+        """Check that a live runner serves an agent; an answer counts for a few seconds.
+
+        Raises:
+            AgentUnavailableError: none does within ``wait_s``.
+        """
+        began_s = time.monotonic()
+        seen_s = self._runner_seen_s.get(agent_id)
+        if seen_s is not None and began_s - seen_s < RUNNER_SEEN_S:
+            return
+        while not await self.is_served(agent_id):
+            if time.monotonic() - began_s >= wait_s:
+                raise AgentUnavailableError(agent_id, waited_s=wait_s)
+            await asyncio.sleep(RUNNER_ASK_AGAIN_S)
+        self._runner_seen_s[agent_id] = time.monotonic()
+
+    # --- tasks -----------------------------------------------------------------------------------------------------------
+
+    async def find(self, task_id: str) -> Task:
+        """The handle of a task that is in the log.
+
+        Raises:
+            UnknownTaskError: it is not.
+        """
+        subject_filter = self.names.execute("*", require_token("task id", task_id))
+        command = await self.js.next_message(self.names.commands, subject_filter)
+        if command is None:
+            raise UnknownTaskError(task_id)
+        return Task(self, command.subject.split(".")[3], task_id, command.seq)
+
+    def waiter(self, agent_id: str, task_id: str) -> ResultWaiter:
+        """Waits for a task's terminal event."""
+        return ResultWaiter(self.hub, self.js, self.names, agent_id, task_id)
+
+    def stream(
+        self, agent_id: str, task_id: str, begin: Callable[[EventStream], Awaitable[None]]
+    ) -> EventStream:
+        """All events of a task; ``begin`` is awaited once it listens."""
+        return EventStream(self.hub, self.js, self.names, agent_id, task_id, begin=begin)
+
+
+class Task:
+    """The handle of one task.
+
+    Attributes:
+        agent_id: its agent.
+        task_id: its id.
+        seq: sequence of its execute command.
+    """
+
+    def __init__(self, session: Session, agent_id: str, task_id: str, seq: int) -> None:
+        self._session = session
+        self.agent_id = agent_id
+        self.task_id = task_id
+        self.seq = seq
+
+    async def result(self) -> TaskResult:
+        """Wait for the task's end, or read it if it is over."""
+        with self._session.waiter(self.agent_id, self.task_id) as waiter:
+            await waiter.look()
+            return await result_from(await waiter.wait(), self._session.blobs)
+
+    def events(self, *, after: int = 0) -> EventStream:
+        """All events of the task, live or late, ending with the terminal one.
+
+        Args:
+            after: the `CAS_EVENTS` sequence of the last event already seen; 0 for all of them.
+        """
+
+        async def begin(stream: EventStream) -> None:
+            stream.resume_after(await key_of(self._session.js, self._session.names, after))
+            await stream.look()
+
+        return self._session.stream(self.agent_id, self.task_id, begin)
+
+    async def cancel(self, reason: str = "", *, requested_by: str = "", wait: bool = False) -> CancelAnswer:
+        """End the task, wherever it is; durable once this returns.
+
+        Args:
+            reason: stored with the cancel and shown in the tables.
+            requested_by: who asks.
+            wait: whether to wait for the terminal event.
+
+        Returns:
+            ``requested``, ``already_requested`` or ``already_finished``.
+        """
+        if await self._is_finished():
+            return "already_finished"
+        session = self._session
+        with session.waiter(self.agent_id, self.task_id) as waiter:
+            is_ours = await submit.send_cancel(session.js, session.names, self.task_id, reason, requested_by)
+            if wait:
+                await waiter.look()
+                await waiter.wait()
+        return "requested" if is_ours else "already_requested"
+
+    async def _is_finished(self) -> bool:
+        names = self._session.names
+        subject = names.lifecycle(self.agent_id, self.task_id)
+        last = await self._session.js.last_message(names.events, subject)
+        if last is None:
+            return False
+        try:
+            return decode_event(last.data, seq=last.seq, stream=last.stream).type in TERMINAL_TYPES
+        except WireError:
+            return False
