@@ -8,9 +8,9 @@ from itertools import chain
 from cas_events.jetstream.messages import StoredMessage
 
 BATCH_MAX = 50_000  # Messages in one transaction; more gains nothing and costs memory.
-WORTHWHILE = 25_000  # While more is known to come, a transaction waits for this many,
+WORTHWHILE = 50_000  # While more is known to come, a transaction waits for this many,
 PATIENCE_S = 0.25  # but not longer than this, should the server stop delivering.
-BUFFER_MESSAGES = 60_000
+BUFFER_MESSAGES = 75_000
 BUFFER_BYTES = 48 * 1024 * 1024
 
 

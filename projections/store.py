@@ -67,17 +67,21 @@ class Connection:
 
     def __init__(self, raw: duckdb.DuckDBPyConnection) -> None:
         self._raw = raw
+        self._unprepared: dict[str, str] = {}
 
     def execute(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
         return self._raw.execute(sql, params or None).fetchall()
 
     def prepare(self, name: str, sql: str) -> None:
-        """Plan a statement once; parameters are ``$1``, ``$2`` and so on."""
-        self._raw.execute(f"PREPARE {name} AS {sql}")
+        """Have a statement parsed and bound once, at its first run; parameters are ``$1``, ``$2`` and so on."""
+        self._unprepared[name] = sql
 
     def run(self, name: str, *params: object) -> list[tuple[Any, ...]]:
         """Run a prepared statement and return its rows."""
+        if name in self._unprepared:
+            self._raw.execute(f"PREPARE {name} AS {self._unprepared[name]}")
+            del self._unprepared[name]
         values = ", ".join(_literal(value) for value in params)
         return self._raw.execute(f"EXECUTE {name}({values})" if values else f"EXECUTE {name}").fetchall()
 

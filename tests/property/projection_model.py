@@ -231,7 +231,7 @@ def _add_lifecycle(row: dict[str, Any], life: list[tuple[int, Fact]]) -> None:
         row["output"] = data.get("output")
     elif newest.status == "cancelled":
         row["cancel_reason"] = _text(data.get("reason"))
-    elif newest.status == "rejected" and data:
+    elif newest.status == "rejected" and newest.dataversion == 1:
         row["error"] = {"type": _text(data.get("reason")) or "rejected", "message": _text(data.get("detail"))}
     if newest.status in ("retrying", "interrupted", "failed", "cancelled"):
         row["error"] = data.get("error")
