@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
-from typer import Abort, TyperException
+from typer import Abort, Typer, TyperException
 
 from cas_events.cli.app import app
 from cas_events.cli.texts import one_line
@@ -27,12 +27,12 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell says it of a program that SIGPIPE ended
 
 
-def main() -> None:
+def main(app: Typer = app, name: str = "cas") -> None:
     """Run with the process's own arguments, and end the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # A terminal that cannot show a character gets its number.
             stream.reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
+    code = run(sys.argv[1:], app, name)
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -42,13 +42,13 @@ def main() -> None:
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], app: Typer = app, name: str = "cas") -> int:
     """Run one command and return the exit code."""
     try:
-        code = app(list(arguments), prog_name="cas", standalone_mode=False)
+        code = app(list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except TyperException as error:
-        return _say(f"{error.format_message()} (see `{_command_path(error)} --help`)", error.exit_code)
+        return _say(f"{error.format_message()} (see `{_command_path(error, name)} --help`)", error.exit_code)
     except (Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
@@ -65,7 +65,9 @@ def _say_error(error: Exception) -> int:
     if wants_traces():
         traceback.print_exception(error)
     if isinstance(error, CasEventsError):
-        return _say(str(error), USAGE if isinstance(error, PathNotFoundError) else ERROR)
+        # Errors name the parameter of the Python call; here it is an option.
+        text = str(error).replace("pass wait_for_runner_s", "pass --wait-for-runner SECONDS")
+        return _say(text, USAGE if isinstance(error, PathNotFoundError) else ERROR)
     hint = "" if wants_traces() else " (CAS_DEBUG=1 shows where)"
     return _say(f"{type(error).__name__}: {error}{hint}", ERROR)
 
@@ -82,6 +84,6 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _command_path(error: TyperException) -> str:
+def _command_path(error: TyperException, name: str) -> str:
     context = getattr(error, "ctx", None)
-    return context.command_path if context is not None else "cas"
+    return context.command_path if context is not None else name

@@ -7,11 +7,12 @@ terminal or NO_COLOR is set; nothing is wrapped or cut to a width there either.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -83,7 +84,7 @@ def print_table(
     rows: Iterable[Sequence[Any]],
     *,
     types: Sequence[str] = (),
-    styles: Mapping[str, str] | None = None,
+    indent: int = 0,
 ) -> None:
     """A table for people.
 
@@ -91,7 +92,7 @@ def print_table(
         columns: the headings.
         rows: the cells; texts, `Text`, or any JSON value.
         types: SQL types of the columns; numbers are aligned to the right.
-        styles: style of a column, by heading.
+        indent: columns to stand in from the left.
     """
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for position, column in enumerate(columns):
@@ -99,14 +100,14 @@ def print_table(
         table.add_column(
             Text(cell(column)),
             justify="right" if right else "left",
-            style=(styles or {}).get(column),
             overflow="fold",
         )
     target = console()
     length = CELL_LENGTH if target.is_terminal else PIPE_WIDTH
     for row in rows:
         table.add_row(*(_shown(value, length) for value in row))
-    target.print(table)
+    shown = table if table.row_count else Text("(no rows)", style="dim")
+    target.print(Padding.indent(shown, indent) if indent else shown)
 
 
 def is_number(sql_type: str) -> bool:

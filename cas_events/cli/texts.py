@@ -139,7 +139,7 @@ def progress_text(event: Event) -> str:
     who = event.data.get("node") or event.data.get("agent")
     message = one_line(str(event.data.get("message", "")))
     return " ".join(
-        part for part in (f"{fraction(event):4.0%}", one_line(str(who)) if who else "", message) if part
+        part for part in (f"{fraction(event):.0%}", one_line(str(who)) if who else "", message) if part
     )
 
 

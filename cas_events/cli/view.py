@@ -44,7 +44,7 @@ def log_line(event: Event) -> Text:
     level = log_level(event)
     style = LEVEL_STYLES.get(level, "")
     line = Text(f"{clock(event.time)} ", style="dim")
-    line.append(f"{level:<8}", style=style or "not dim")
+    line.append(f"{level:<9}", style=style or "not dim")
     line.append(log_text(event), style="not dim")
     return line
 
@@ -107,7 +107,7 @@ class TaskView:
         steps = int(done * _PLAIN_STEPS)
         if not self._console.is_terminal and steps > self._steps_said:
             self._steps_said = steps
-            self.say(Text(f"{clock(event.time)} {'progress':<8}{progress_text(event)}"))
+            self.say(Text(f"{clock(event.time)} {'progress':<9}{progress_text(event)}"))
 
     def _show_status(self, event: Event) -> None:
         status = event.status or ""
