@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from cas_events import submit
 from cas_events.domain.events import Event
-from cas_events.domain.tokens import require_token
 from cas_events.errors import UnknownTaskError
 from cas_events.follow import EventStream
 from cas_events.jetstream.api import JetStream
@@ -25,6 +24,7 @@ from cas_events.results import TaskResult, result_from
 from cas_events.session import CancelAnswer, Session, Task
 from cas_events.settings import Settings
 from cas_events.sql_client import query
+from cas_events.submit import TaskOptions
 from cas_events.uuid7 import uuid7
 from cas_events.wire.subjects import Names
 
@@ -73,17 +73,14 @@ class Client:
     # --- starting tasks --------------------------------------------------------------------------------------------------
 
     async def execute_task(
-        self,
-        agent_id: str,
-        input: Mapping[str, Any] | None = None,
-        **options: Any,
+        self, agent_id: str, input: Mapping[str, Any] | None = None, **options: Unpack[TaskOptions]
     ) -> TaskResult:
         """Run a task and wait for its end.
 
         Args:
             agent_id: the agent.
             input: what it gets, a JSON object.
-            options: as for `submit_task`.
+            options: see `TaskOptions`.
 
         Returns:
             The result, whatever the outcome: this never raises for a task's failure.
@@ -93,78 +90,34 @@ class Client:
             AgentUnavailableError: no live runner serves the agent.
             DuplicateTaskError: the task id is taken.
         """
-        options.setdefault("task_id", uuid7())
-        require_token("agent", agent_id)
-        require_token("task id", options["task_id"])
-        with self._session.waiter(agent_id, options["task_id"]) as waiter:
-            await self.submit_task(agent_id, input, **options)
+        command = submit.prepare(agent_id, input, options)
+        with self._session.waiter(agent_id, command.task_id) as waiter:
+            await self._session.send(command)
             return await result_from(await waiter.wait(), self._session.blobs)
 
     def stream_task(
-        self,
-        agent_id: str,
-        input: Mapping[str, Any] | None = None,
-        **options: Any,
+        self, agent_id: str, input: Mapping[str, Any] | None = None, **options: Unpack[TaskOptions]
     ) -> EventStream:
         """Run a task and follow it: events as they are stored, the last one terminal.
 
         Dropping the iterator does not cancel the task. Arguments and errors as for `execute_task`; the task is
-        submitted when the iteration begins.
+        sent when the iteration begins.
         """
-        task_id = require_token("task id", options.setdefault("task_id", uuid7()))
-        require_token("agent", agent_id)
+        command = submit.prepare(agent_id, input, options)
 
         async def begin(_: EventStream) -> None:
-            await self.submit_task(agent_id, input, **options)
+            await self._session.send(command)
 
-        return self._session.stream(agent_id, task_id, begin)
+        return self._session.stream(agent_id, command.task_id, begin)
 
     async def submit_task(
-        self,
-        agent_id: str,
-        input: Mapping[str, Any] | None = None,
-        *,
-        task_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        timeout_s: float | None = None,
-        max_attempts: int | None = None,
-        parent_id: str | None = None,
-        not_before: str | None = None,
-        wait_for_runner_s: float | None = None,
+        self, agent_id: str, input: Mapping[str, Any] | None = None, **options: Unpack[TaskOptions]
     ) -> Task:
         """Store a task's execute command and return its handle; the task runs whether anybody waits or not.
 
-        Args:
-            agent_id: the agent.
-            input: what it gets, a JSON object.
-            task_id: an id of the caller's own, which makes the call idempotent; a UUIDv7 without it.
-            metadata: shown in the tables.
-            timeout_s: bound on one attempt, in seconds.
-            max_attempts: bound on tries.
-            parent_id: the task that asks for this one.
-            not_before: RFC 3339 time before which it does not start.
-            wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
-
-        Raises: see `execute_task`.
+        Arguments and errors as for `execute_task`.
         """
-        command = submit.prepare(
-            agent_id=agent_id,
-            task_id=task_id,
-            members={
-                "input": dict(input or {}),
-                "metadata": dict(metadata) if metadata else None,
-                "timeout_s": timeout_s,
-                "max_attempts": max_attempts,
-                "parent_id": parent_id,
-                "not_before": not_before,
-            },
-        )
-        session = self._session
-        if task_id is not None:
-            await submit.require_unused(session.js, session.names, agent_id, task_id)
-        await session.require_runner(agent_id, wait_for_runner_s or 0.0)
-        seq = await submit.send(session.js, session.names, session.blobs, command)
-        return Task(session, agent_id, command.task_id, seq)
+        return await self._session.send(submit.prepare(agent_id, input, options))
 
     async def is_served(self, agent_id: str) -> bool:
         """Whether a live runner serves an agent at this moment."""

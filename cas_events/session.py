@@ -83,6 +83,19 @@ class Session:
 
     # --- tasks -----------------------------------------------------------------------------------------------------------
 
+    async def send(self, command: submit.PreparedExecute) -> Task:
+        """Store an execute command and return the task's handle.
+
+        Raises:
+            DuplicateTaskError: the id is taken.
+            AgentUnavailableError: no live runner serves the agent.
+        """
+        if command.is_own_id:
+            await submit.require_unused(self.js, self.names, command.agent_id, command.task_id)
+        await self.require_runner(command.agent_id, command.wait_for_runner_s)
+        seq = await submit.send(self.js, self.names, self.blobs, command)
+        return Task(self, command.agent_id, command.task_id, seq)
+
     async def find(self, task_id: str) -> Task:
         """The handle of a task that is in the log.
 

@@ -8,8 +8,9 @@ the stream is full.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -33,32 +34,78 @@ from cas_events.wire.subjects import Names
 SENDS_MAX = 4
 
 
+class TaskOptions(TypedDict, total=False):
+    """What may be said of a task when it is started; all of it optional.
+
+    Attributes:
+        task_id: an id of the caller's own, which makes the start idempotent; a UUIDv7 without it.
+        metadata: shown in the tables.
+        timeout_s: bound on one attempt, in seconds; the agent's own without it.
+        max_attempts: bound on tries; the agent's own without it.
+        parent_id: the task that asks for this one.
+        not_before: RFC 3339 time before which it does not start.
+        wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
+    """
+
+    task_id: str | None
+    metadata: Mapping[str, Any] | None
+    timeout_s: float | None
+    max_attempts: int | None
+    parent_id: str | None
+    not_before: str | None
+    wait_for_runner_s: float | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedExecute:
-    """An execute command, ready to be sent: its bytes, and the objects of its claim checks."""
+    """An execute command, ready to be sent.
+
+    Attributes:
+        agent_id: the agent.
+        task_id: the task.
+        is_own_id: whether the caller chose the id, so that it may be taken.
+        wait_for_runner_s: how long to wait for a runner, in seconds.
+        data: the command's bytes.
+        blobs: the objects of its claim checks.
+    """
 
     agent_id: str
     task_id: str
+    is_own_id: bool
+    wait_for_runner_s: float
     data: bytes
     blobs: list[bytes]
 
 
-def prepare(*, agent_id: str, task_id: str | None, members: dict[str, Any]) -> PreparedExecute:
+def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOptions) -> PreparedExecute:
     """Validate and encode an execute command; nothing is sent.
 
     Raises:
         InvalidNameError: the agent or the id is no token.
         InvalidCommandError, NotJsonError: the command would be rejected.
         PayloadTooLargeError: a member is over the limit for claim checks, which the error names.
+        TypeError: an option that there is not.
     """
     require_token("agent", agent_id)
-    task_id = uuid7() if task_id is None else require_token("task id", task_id)
+    members: dict[str, Any] = {**options, "input": {} if input_ is None else input_}
+    own_id = members.pop("task_id", None)
+    wait_for_runner_s = members.pop("wait_for_runner_s", None) or 0.0
+    unknown = members.keys() - TaskOptions.__annotations__.keys() - {"input"}
+    if unknown:
+        raise TypeError(f"a task has no option {min(unknown)!r}")
     present = {name: value for name, value in members.items() if value is not None}
     data, blobs = encode_execute(present, claim_bytes=CLAIM_CHECK_BYTES)
     for blob in blobs:
         if len(blob) > CLAIM_BYTES_MAX:
             raise PayloadTooLargeError("the input", payload_bytes=len(blob), limit_bytes=CLAIM_BYTES_MAX)
-    return PreparedExecute(agent_id=agent_id, task_id=task_id, data=data, blobs=blobs)
+    return PreparedExecute(
+        agent_id=agent_id,
+        task_id=uuid7() if own_id is None else require_token("task id", own_id),
+        is_own_id=own_id is not None,
+        wait_for_runner_s=wait_for_runner_s,
+        data=data,
+        blobs=blobs,
+    )
 
 
 async def require_unused(js: JetStream, names: Names, agent_id: str, task_id: str) -> None:
