@@ -53,8 +53,9 @@ class _Tap(asyncio.Protocol):
         self._link.feed(data)
 
     def eof_received(self) -> bool | None:
-        """The server will send no more."""
-        return bool(self._below.eof_received())
+        """The server will send no more: let the transport close, nobody needs the other half."""
+        self._below.eof_received()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wake nats-py's reader, and tell the link at once."""

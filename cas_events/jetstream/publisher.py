@@ -20,6 +20,7 @@ from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import Message
 
 _TICK_S = 0.25
+_RETRY_TICKS = 2
 _OVERLOAD = 4  # Windows full of messages that a caller may send without waiting for room.
 _TEMPORARILY_UNAVAILABLE = frozenset({10007, 10008, 10009})  # No leader; the stream comes back.
 
@@ -186,8 +187,8 @@ class PipelinedPublisher:
             self._settle(token, PublishOutcome(None, ack.error.err_code, ack.error.description or "refused"))
 
     def _unanswered(self, entry: _InFlight) -> None:
-        """Send it again at the next tick."""
-        entry.sent_tick = self._tick - self._timeout_ticks
+        """Nobody has stored it: send it again soon, not at once, since an election takes seconds."""
+        entry.sent_tick = self._tick - max(0, self._timeout_ticks - _RETRY_TICKS)
 
     def _settle(self, token: str, outcome: PublishOutcome) -> None:
         entry = self._in_flight.pop(token)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import subprocess
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import nats.micro
@@ -21,6 +24,7 @@ from cas_events.errors import (
 )
 from cas_events.jetstream.connection import Connection, Message, build_header
 from cas_events.jetstream.links import supports_fast_link
+from cas_events.server import find_binary
 from tests.harness.server import NatsServer
 from tests.harness.wait import until, until_async
 
@@ -287,6 +291,34 @@ async def test_no_server_is_one_error_with_the_url_and_without_credentials(tmp_p
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started_s < 4
+
+
+async def test_credentials_of_the_url_are_used_and_never_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with server_with_password(tmp_path, "bob", "p@ss") as address:
+        async with await Connection.open(f"nats://bob:p%40ss@{address}", name="test") as connection:
+            await connection.flush()
+        with pytest.raises(ServerUnreachableError, match="Authorization Violation") as caught:
+            await Connection.open(f"nats://bob:hunter2@{address}", name="test")
+    for secret in ("hunter2", "p@ss", "p%40ss"):
+        assert secret not in f"{caught.value} {caplog.text}"
+
+
+@asynccontextmanager
+async def server_with_password(folder: Path, user: str, password: str) -> AsyncIterator[str]:
+    """A server without JetStream that asks who is there; yields its address."""
+    command = [find_binary(), "-a", "127.0.0.1", "-p", "-1", "--user", user, "--pass", password]
+    process = subprocess.Popen([*command, "--ports_file_dir", str(folder)], stderr=subprocess.DEVNULL)
+    try:
+        ports = await until(
+            lambda: [path for path in folder.glob("*.ports") if path.read_text().endswith("}")]
+        )
+        yield json.loads(ports[0].read_text())["nats"][0].removeprefix("nats://")
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def test_one_of_several_servers_is_enough(nats_url: str) -> None:
