@@ -198,12 +198,21 @@ def _check_functions(tree: Any) -> None:
             rest.extend(node)
         elif isinstance(node, dict):
             rest.extend(node.values())
-            if node.get("type") == "TABLE_FUNCTION":
-                name = str(node["function"].get("function_name")).lower()
-                if name not in _TABLE_FUNCTIONS and not name.startswith("cas_"):
-                    raise QueryError(f"the table function {name} is not allowed", reason="forbidden")
-            elif str(node.get("function_name")).lower() in _FORBIDDEN_FUNCTIONS:
-                raise QueryError(f"the function {node['function_name']} is not allowed", reason="forbidden")
+            _check_node(node)
+
+
+def _check_node(node: dict[str, Any]) -> None:
+    kind = str(node.get("type"))
+    if kind.endswith("_QUERY_NODE"):
+        raise QueryError(
+            f"only SELECT is allowed, not {kind.removesuffix('_QUERY_NODE')}", reason="not_read_only"
+        )
+    if kind == "TABLE_FUNCTION":
+        name = str(node["function"].get("function_name")).lower()
+        if name not in _TABLE_FUNCTIONS and not name.startswith("cas_"):
+            raise QueryError(f"the table function {name} is not allowed", reason="forbidden")
+    elif str(node.get("function_name")).lower() in _FORBIDDEN_FUNCTIONS:
+        raise QueryError(f"the function {node['function_name']} is not allowed", reason="forbidden")
 
 
 def _shown(position: int, type_: str) -> str:

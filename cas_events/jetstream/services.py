@@ -65,12 +65,17 @@ class MicroService:
         self._last_error = ""
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer; on return the server knows.
+
+        Raises:
+            NotConnectedError, ConnectionLostError: the connection went down meanwhile.
+        """
         for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
             handler = partial(self._describe, answer)
             for scope in ("", f".{self._name}", f".{self._name}.{self._id}"):
                 self._subscriptions.append(await self._connection.subscribe(f"$SRV.{verb}{scope}", handler))
         self._subscriptions.append(await self._connection.subscribe(self._subject, self._take, queue=_QUEUE))
+        await self._connection.flush()
 
     async def stop(self) -> None:
         """Take no more requests, and give up those that are not answered yet."""

@@ -1,0 +1,253 @@
+"""The projector as a real process on a real server: catching up, kill -9 at any moment, restarts, clear errors.
+
+Method: events are published while the process is killed and started again; in the end the tables are compared with
+those of a projection made from nothing. Proves promise 7 and the projector's part of issue 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.replay import synthetic
+from cas_events.errors import ProjectionError, QueryError
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.topology import ensure_streams
+from cas_events.wire.subjects import Names
+from projections.ask import query
+from projections.projector import Projector
+from projections.queries import query_file
+from tests.harness.server import NatsServer
+
+TABLES = (
+    "cas_tasks", "cas_agent_logs", "cas_agent_events", "cas_commands", "cas_agents", "cas_agent_state",
+    "cas_dead_letters", "cas_projection",
+)  # fmt: skip
+
+
+class ProjectorProcess:
+    """`python -m projections`, with its stderr."""
+
+    def __init__(self, url: str, deployment: str, home: Path) -> None:
+        self._environment = os.environ | {
+            "CAS_NATS_URL": url,
+            "CAS_DEPLOYMENT": deployment,
+            "CAS_HOME": str(home),
+        }
+        self.process: asyncio.subprocess.Process | None = None
+        self.ready: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "projections", env=self._environment, stderr=asyncio.subprocess.PIPE
+        )
+        self.ready = await asyncio.wait_for(self._until_ready(), 20)
+
+    async def _until_ready(self) -> dict[str, Any]:
+        assert self.process
+        assert self.process.stderr
+        seen = []
+        while line := await self.process.stderr.readline():
+            seen.append(line.decode())
+            if line.startswith(b"{") and json.loads(line)["event"] == "projector.ready":
+                return dict(json.loads(line))
+        raise AssertionError("".join(seen))
+
+    async def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        await asyncio.wait_for(self.process.communicate(), 10)
+
+    async def terminate(self) -> tuple[int | None, str]:
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+        _, stderr = await asyncio.wait_for(self.process.communicate(), 20)
+        return self.process.returncode, stderr.decode()
+
+
+@asynccontextmanager
+async def projecting(url: str, deployment: str, home: Path) -> AsyncIterator[ProjectorProcess]:
+    process = ProjectorProcess(url, deployment, home)
+    await process.start()
+    try:
+        yield process
+    finally:
+        if process.process and process.process.returncode is None:
+            await process.kill()
+
+
+async def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    return {table: (await query_file(path, f"FROM {table} ORDER BY ALL")).rows for table in TABLES}
+
+
+async def rebuilt(url: str, deployment: str, path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """The tables as a projection from nothing has them."""
+    names = Names(deployment)
+    async with await Connection.open(url, name="rebuild") as connection:
+        js = JetStream(connection)
+        projector = await Projector.open(connection, names, path)
+        running = asyncio.create_task(projector.run())
+        await projector.wait_for((await js.stream_info(names.events)).state.last_seq, 60)
+        commands = (await js.stream_info(names.commands)).state.last_seq
+        while projector.positions.commands < commands:
+            await asyncio.sleep(0.01)
+        projector.stop()
+        await running
+        await projector.close()
+    return await dump(path)
+
+
+async def publish_everything(
+    connection: Connection, names: Names, count: int, *, pause_s: float = 0.0
+) -> int:
+    """Commands and events in between each other; the last event's sequence."""
+    js = JetStream(connection)
+    events = synthetic(names)
+    seq = 0
+    for n in range(count):
+        subject, payload = next(events)
+        if b'"cas.task.started"' in payload:
+            task = subject.rpartition(".")[2]
+            await js.append(names.execute("analyst", task), b'{"input":{"q":1},"metadata":{"by":"test"}}')
+        if n % 97 == 0:
+            connection.publish(names.event("log", "analyst", "bad"), b"not an event %d" % n)
+        if n % 7 == 0:
+            seq = (await js.append(subject, payload)).seq
+        else:
+            connection.publish(subject, payload)
+            if n % 5 == 0:
+                connection.publish(subject, payload)  # As a resend after a lost acknowledgement.
+        if pause_s and n % 50 == 0:
+            await asyncio.sleep(pause_s)
+    await connection.flush()
+    return max(seq, (await js.stream_info(names.events)).state.last_seq)
+
+
+@pytest.mark.timeout(180)
+async def test_killed_at_random_moments_equals_rebuild(
+    nats_url: str, deployment: str, connection: Connection, tmp_path: Path
+) -> None:
+    names = Names(deployment)
+    await ensure_streams(JetStream(connection), deployment)
+    path = tmp_path / f"{deployment}.duckdb"
+    choose = random.Random(7)
+    publishing = asyncio.create_task(publish_everything(connection, names, 6_000, pause_s=0.02))
+    kills = 0
+    while not publishing.done() or kills < 5:
+        async with projecting(nats_url, deployment, tmp_path) as projector:
+            await asyncio.sleep(choose.uniform(0.0, 0.4))
+            await projector.kill()
+        kills += 1
+    last_seq = await publishing
+    async with projecting(nats_url, deployment, tmp_path) as projector:
+        result = await query(connection, deployment, "SELECT count(*) FROM cas_tasks", wait_for=last_seq)
+        assert result.as_of >= last_seq
+        code, _ = await projector.terminate()
+        assert code == 0
+    tables = await dump(path)
+    assert tables == await rebuilt(nats_url, deployment, tmp_path / "rebuilt.duckdb")
+    assert len(tables["cas_agent_events"]) == 6_000
+    assert len(tables["cas_dead_letters"]) == 62
+    assert kills >= 5
+
+
+async def test_restart_goes_on_where_it_stopped(
+    nats_url: str, deployment: str, connection: Connection, tmp_path: Path
+) -> None:
+    names = Names(deployment)
+    await ensure_streams(JetStream(connection), deployment)
+    last_seq = await publish_everything(connection, names, 500)
+    async with projecting(nats_url, deployment, tmp_path) as projector:
+        await query(connection, deployment, "SELECT 1", wait_for=last_seq)
+        code, stderr = await projector.terminate()
+    assert code == 0
+    assert f'"events_seq": {last_seq}' in stderr
+    async with projecting(nats_url, deployment, tmp_path) as projector:
+        assert projector.ready["events_seq"] == last_seq
+        assert projector.ready["database"] == str(tmp_path / f"{deployment}.duckdb")
+
+
+async def test_server_crash_projector_goes_on(
+    nats_server: NatsServer, deployment: str, tmp_path: Path
+) -> None:
+    names = Names(deployment)
+    async with await Connection.open(nats_server.url, name="test") as connection:
+        await ensure_streams(JetStream(connection), deployment)
+        first = await publish_everything(connection, names, 200)
+    async with projecting(nats_server.url, deployment, tmp_path):
+        async with await Connection.open(nats_server.url, name="test") as connection:
+            await query(connection, deployment, "SELECT 1", wait_for=first)
+        nats_server.restart()
+        async with await Connection.open(nats_server.url, name="test") as connection:
+            events = synthetic(names)
+            ack = await JetStream(connection).append(*next(events))
+            for _ in range(100):  # The service is there again when the projector has reconnected.
+                try:
+                    result = await query(connection, deployment, "SELECT 1", wait_for=ack.seq, timeout_s=5)
+                    break
+                except ProjectionError:
+                    await asyncio.sleep(0.05)
+            assert result.as_of >= ack.seq
+
+
+async def test_stream_cut_behind_the_position_is_one_clear_error(
+    nats_url: str, deployment: str, connection: Connection, tmp_path: Path
+) -> None:
+    names = Names(deployment)
+    js = JetStream(connection)
+    await js.create_stream({"name": names.events, "subjects": [names.all_events], "max_msgs": 5})
+    await js.create_stream({"name": names.commands, "subjects": [f"{deployment}.cmd.>"]})
+    events = synthetic(names)
+    for _ in range(9):
+        await js.append(*next(events))
+    projector = await Projector.open(connection, names, tmp_path / "cas.duckdb")
+    with pytest.raises(ProjectionError, match="has lost 1 to 4 to retention"):
+        await asyncio.wait_for(projector.run(), 10)
+    assert projector.positions == (0, 0)
+    await projector.close()
+
+
+async def test_wait_for_beyond_the_end_is_an_error_in_time(
+    deployment: str, connection: Connection, tmp_path: Path
+) -> None:
+    await ensure_streams(JetStream(connection), deployment)
+    projector = await Projector.open(connection, Names(deployment), tmp_path / "cas.duckdb")
+    running = asyncio.create_task(projector.run())
+    with pytest.raises(QueryError, match=r"not projected after 0\.1 s") as caught:
+        await projector.wait_for(5, 0.1)
+    assert caught.value.reason == "timeout"
+    projector.stop()
+    await running
+    await projector.close()
+
+
+async def test_second_projector_on_the_file_is_one_clear_error(
+    nats_url: str, deployment: str, connection: Connection, tmp_path: Path
+) -> None:
+    await ensure_streams(JetStream(connection), deployment)
+    async with projecting(nats_url, deployment, tmp_path) as projector:
+        assert projector.process
+        second = ProjectorProcess(nats_url, deployment, tmp_path)
+        with pytest.raises(AssertionError, match=f"error: .* is in use by process {projector.process.pid}"):
+            await second.start()
+        with pytest.raises(ProjectionError, match=f"in use by process {projector.process.pid}"):
+            await query_file(tmp_path / f"{deployment}.duckdb", "SELECT 1")
+
+
+async def test_no_server_is_one_clear_error(deployment: str, tmp_path: Path) -> None:
+    process = ProjectorProcess("nats://127.0.0.1:1", deployment, tmp_path)
+    with pytest.raises(AssertionError, match=r"^error: no NATS server answers at nats://127.0.0.1:1"):
+        await process.start()
+    assert process.process
+    assert await asyncio.wait_for(process.process.wait(), 5) == 1

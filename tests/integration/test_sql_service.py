@@ -1,0 +1,208 @@
+"""SQL over NATS and from the file: answers, paging, refusals, limits, and the watchdog, on a real server and process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.replay import synthetic
+from cas_events.errors import ProjectionError, QueryError
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.topology import ensure_streams
+from cas_events.wire.subjects import Names
+from projections.ask import query
+from projections.projector import Projector
+from projections.queries import Limits, Queries, query_file
+from projections.service import SqlService
+from tests.integration.test_projection_process import projecting
+
+
+@pytest.fixture
+async def served(deployment: str, connection: Connection, tmp_path: Path) -> AsyncIterator[int]:
+    """A projector with its service in this process, and 100 events; gives the last sequence."""
+    names = Names(deployment)
+    js = JetStream(connection)
+    await ensure_streams(js, deployment)
+    projector = await Projector.open(connection, names, tmp_path / "cas.duckdb")
+    queries = Queries(projector.fold.reader, events_stream=names.events, limits=Limits(time_s=2.0))
+    service = SqlService(connection, names, projector, queries)
+    running = asyncio.create_task(projector.run())
+    await service.start()
+    events = synthetic(names)
+    for _ in range(100):
+        ack = await js.append(*next(events))
+    yield ack.seq
+    await service.stop()
+    queries.close()
+    projector.stop()
+    await running
+    await projector.close()
+
+
+async def test_read_your_writes(served: int, deployment: str, connection: Connection) -> None:
+    js = JetStream(connection)
+    names = Names(deployment)
+    for n in range(20):
+        ack = await js.append(names.agent_event("analyst"), b"not an event %d" % n)
+        result = await query(
+            connection, deployment, "SELECT count(*) FROM cas_dead_letters", wait_for=ack.seq
+        )
+        assert result.rows == [(n + 1,)]
+        assert result.as_of >= ack.seq > served
+
+
+async def test_values_and_types(served: int, deployment: str, connection: Connection) -> None:
+    result = await query(
+        connection,
+        deployment,
+        """SELECT 1 AS a, 1.5 AS b, 12345678901234567.25 AS c, 'x'::BLOB AS d, 'nan'::DOUBLE AS e, NULL AS f,
+            TIMESTAMP '2026-11-22 09:00:00.5' AS g, TIMESTAMPTZ '2026-11-22 10:00:00+01' AS h, DATE '2026-11-22' AS i,
+            '{"k":[1,2.50]}'::JSON AS j, 170141183460469231731687303715884105727::HUGEINT AS k, sum(2)::HUGEINT AS l,
+            INTERVAL 90 SECOND AS m, {'x': 1} AS n, [1, 2] AS o, $p AS p""",
+        {"p": "q"},
+        wait_for=served,
+    )
+    assert result.rows == [(
+        1, 1.5, "12345678901234567.25", "eA==", None, None, "2026-11-22T09:00:00.500000Z", "2026-11-22T09:00:00Z",
+        "2026-11-22", {"k": [1, 2.5]}, "170141183460469231731687303715884105727", 2, "0:01:30", {"x": 1}, [1, 2], "q",
+    )]  # fmt: skip
+    assert result.types[:4] == ["INTEGER", "DECIMAL(2,1)", "DECIMAL(19,2)", "BLOB"]
+    assert result.columns == list("abcdefghijklmnop")
+
+
+async def test_long_answer_comes_in_parts(served: int, deployment: str, connection: Connection) -> None:
+    sql = "SELECT i, repeat('x', 100) AS text FROM range(60000) t(i) ORDER BY i"
+    first = await connection.request(
+        Names(deployment).sql_service, json.dumps({"sql": sql}).encode(), timeout_s=10
+    )
+    assert len(json.loads(first.data)["more"]) == 32
+    assert len(first.data) <= connection.max_payload_bytes
+    result = await query(connection, deployment, sql)
+    assert [row[0] for row in result.rows] == list(range(60_000))
+    assert result.rows[-1][1] == "x" * 100
+    with pytest.raises(QueryError) as caught:
+        await query(connection, deployment, "SELECT repeat('x', 2000000)")
+    assert caught.value.reason == "row_too_large"
+
+
+async def test_part_is_given_once(served: int, deployment: str, connection: Connection) -> None:
+    subject = Names(deployment).sql_service
+    sql = {"sql": "SELECT repeat('x', 1000) FROM range(5000)"}
+    first = json.loads((await connection.request(subject, json.dumps(sql).encode(), timeout_s=10)).data)
+    more = json.dumps({"more": first["more"]}).encode()
+    assert json.loads((await connection.request(subject, more)).data)["rows"]
+    answer = json.loads((await connection.request(subject, more)).data)
+    assert answer["error"]["reason"] == "expired"
+
+
+REFUSED = [
+    ("", "bad_request"),
+    ("SELEC 1", "syntax"),
+    ("SELECT 1; SELECT 2", "syntax"),
+    ("CREATE TABLE x (a INTEGER)", "not_read_only"),
+    ("DROP TABLE cas_tasks", "not_read_only"),
+    ("DELETE FROM cas_tasks", "not_read_only"),
+    ("WITH x AS (INSERT INTO cas_projection VALUES ('x', 1, 1) RETURNING 1) FROM x", "not_read_only"),
+    ("SET threads = 4", "not_read_only"),
+    ("PRAGMA database_size", "not_read_only"),
+    ("INSTALL httpfs", "not_read_only"),
+    ("ATTACH ':memory:' AS x", "not_read_only"),
+    ("COPY cas_tasks TO '/tmp/x.csv'", "not_read_only"),
+    ("BEGIN", "not_read_only"),
+    ("CALL force_checkpoint()", "not_read_only"),
+    ("EXPLAIN SELECT 1", "not_read_only"),
+    ("FROM force_checkpoint()", "forbidden"),
+    ("FROM enable_logging('QueryLog')", "forbidden"),
+    ("SELECT (SELECT count(*) FROM checkpoint())", "forbidden"),
+    ("FROM query('SELECT 1')", "forbidden"),
+    ("FROM read_csv('/etc/passwd')", "forbidden"),
+    ("FROM glob('/*')", "forbidden"),
+    ("FROM '/etc/passwd.csv'", "forbidden"),
+    ("FROM 'https://example.com/x.parquet'", "forbidden"),
+    ("SELECT write_log('x')", "forbidden"),
+    ("SELECT sleep_ms(10)", "forbidden"),
+    ("SELECT nope FROM cas_tasks", "failed"),
+    ("FROM nope", "failed"),
+    ("SELECT $1", "failed"),
+    ("SELECT 'x'::INTEGER", "failed"),
+    ("FROM range(100001)", "too_many_rows"),
+    ("SELECT count(*) FROM range(100000000000)", "timeout"),
+    ("SELECT list(i::VARCHAR || repeat('x', 100)) FROM range(50000000) t(i)", "memory"),
+]
+
+
+@pytest.mark.parametrize(("sql", "reason"), REFUSED)
+async def test_refused_and_the_next_query_runs(
+    served: int, deployment: str, connection: Connection, sql: str, reason: str
+) -> None:
+    with pytest.raises(QueryError) as caught:
+        await query(connection, deployment, sql)
+    assert caught.value.reason == reason, caught.value
+    assert "\n" not in str(caught.value)
+    result = await query(connection, deployment, "SELECT count(*) FROM cas_agent_events", wait_for=served)
+    assert result.rows == [(100,)]
+
+
+async def test_limit_cuts_without_error(served: int, deployment: str, connection: Connection) -> None:
+    result = await query(connection, deployment, "FROM range(1000000000)", limit=3)
+    assert result.rows == [(0,), (1,), (2,)]
+    with pytest.raises(QueryError) as caught:
+        await query(connection, deployment, "SELECT 1", limit=-1)
+    assert caught.value.reason == "bad_request"
+
+
+async def test_many_at_once(served: int, deployment: str, connection: Connection) -> None:
+    asked = [query(connection, deployment, "SELECT ?::INTEGER", [n]) for n in range(40)]
+    assert [result.rows[0][0] for result in await asyncio.gather(*asked)] == list(range(40))
+
+
+async def test_found_by_micro_tools(served: int, deployment: str, connection: Connection) -> None:
+    info = json.loads((await connection.request("$SRV.INFO.cas-sql")).data)
+    assert info["endpoints"][0]["subject"] == f"{deployment}.svc.sql"
+    assert info["type"] == "io.nats.micro.v1.info_response"
+    assert json.loads((await connection.request("$SRV.PING")).data)["id"] == info["id"]
+    await query(connection, deployment, "SELECT 1")
+    stats = json.loads((await connection.request(f"$SRV.STATS.cas-sql.{info['id']}")).data)
+    assert stats["endpoints"][0]["num_requests"] == 1
+
+
+async def test_no_projector_is_one_clear_error(deployment: str, connection: Connection) -> None:
+    with pytest.raises(ProjectionError, match=f"no projector of {deployment} is running"):
+        await query(connection, deployment, "SELECT 1")
+
+
+async def test_file_that_is_missing_or_no_database(tmp_path: Path) -> None:
+    with pytest.raises(ProjectionError, match="does not exist; start a projector"):
+        await query_file(tmp_path / "none.duckdb", "SELECT 1")
+    (tmp_path / "bad.duckdb").write_bytes(b"x" * 10_000)
+    with pytest.raises(ProjectionError, match="cannot be opened"):
+        await query_file(tmp_path / "bad.duckdb", "SELECT 1")
+
+
+@pytest.mark.timeout(120)
+async def test_query_that_heeds_no_interrupt_ends_with_the_process_and_projecting_goes_on(
+    nats_url: str, deployment: str, connection: Connection, tmp_path: Path
+) -> None:
+    js = JetStream(connection)
+    await ensure_streams(js, deployment)
+    async with projecting(nats_url, deployment, tmp_path) as projector:
+        assert projector.process
+        pid = projector.process.pid
+        ack = await js.append(Names(deployment).agent_event("analyst"), b"x")
+        await query(connection, deployment, "SELECT 1", wait_for=ack.seq)
+        with pytest.raises((QueryError, ProjectionError)):
+            await query(connection, deployment, "SELECT length(repeat('x', 4000000000))", timeout_s=18)
+        ready = await asyncio.wait_for(projector._until_ready(), 30)
+        assert ready["pid"] == pid
+        assert ready["events_seq"] == ack.seq
+        ack = await js.append(Names(deployment).agent_event("analyst"), b"y")
+        result = await query(
+            connection, deployment, "SELECT count(*) FROM cas_dead_letters", wait_for=ack.seq
+        )
+        assert result.rows == [(2,)]
+        assert projector.process.returncode is None
