@@ -23,6 +23,7 @@ from cas_events.jetstream.messages import Message, StoredMessage
 
 _WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 _FULL = frozenset({10002, 10023, 10028, 10047, 10077})
+_DIRECT_NOT_FOUND = 404
 _NO_MESSAGE = 10037
 _NOT_FOUND = frozenset({10014, _NO_MESSAGE, 10059})
 
@@ -134,6 +135,20 @@ def decode_leader_read(stream: str, data: bytes) -> StoredMessage | None:
         raise refusal(answer.error)
     payload, header = base64.b64decode(found.data), base64.b64decode(found.hdrs)
     return StoredMessage(stream, found.seq, found.subject, time_ns(found.time), payload, header)
+
+
+def decode_direct_read(stream: str, answer: Message) -> StoredMessage | None:
+    """The message of a direct get's answer; None if there is none.
+
+    Raises:
+        RefusedError: the read was refused.
+    """
+    status = answer.status
+    if status == _DIRECT_NOT_FOUND:
+        return None
+    if status:
+        raise RefusedError(answer.description or "direct get refused", code=status, err_code=0)
+    return decode_direct(stream, answer)
 
 
 def checked(data: bytes) -> bytes:

@@ -7,7 +7,6 @@ that kills its runner costs tries. On a first delivery the append goes out at on
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import logging
 import time
@@ -18,7 +17,13 @@ from cas_events.domain import events
 from cas_events.domain.commands import Cancel, Execute
 from cas_events.domain.decide import Claim, Last
 from cas_events.domain.limits import CLAIM_BYTES_MAX
-from cas_events.errors import CasEventsError, InvalidCommandError, WireError
+from cas_events.errors import (
+    CasEventsError,
+    ConnectionLostError,
+    InvalidCommandError,
+    NotConnectedError,
+    WireError,
+)
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
 from cas_events.runner.execution import Execution
@@ -94,13 +99,20 @@ async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute
 
 async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
     """Append `started` at once, with the reads beside it; whether user code may run."""
-    names = place.names
-    appended, cancel, first = await asyncio.gather(
-        execution.append(events.STARTED, _started_members(place, execution)),
-        place.last_command(names.cancel(job.task_id)),
-        place.first_command(names.execute("*", job.task_id)),
-    )
+    cancel_subject = place.names.cancel(job.task_id)
+    any_execute = place.names.execute("*", job.task_id)
+    try:
+        reads = place.reads.last(cancel_subject), place.reads.first(any_execute)
+    except NotConnectedError:
+        reads = None  # They are made up for below, once the append has gone through.
+    appended = await execution.append(events.STARTED, _started_members(place, execution))
     execution.begin(appended)
+    try:
+        cancel, first = (await reads[0], await reads[1]) if reads else (None, None)
+    except ConnectionLostError:
+        reads = None
+    if reads is None:
+        cancel, first = await place.last_command(cancel_subject), await place.first_command(any_execute)
     duplicate = _duplicate(job, first)
     if duplicate is not None:
         await _refuse(place, job, execution.claim, duplicate, lock_seq=appended)

@@ -61,7 +61,7 @@ class TaskContext:
         agent_id: str,
         attempt: int,
         metadata: Mapping[str, Any],
-        emitter: Emitter,
+        make_emitter: Callable[[], Emitter],
         is_cancelled: Callable[[], bool],
         current_node: Callable[[], str | None] | None = None,
     ) -> None:
@@ -69,10 +69,17 @@ class TaskContext:
         self.agent_id = agent_id
         self.attempt = attempt
         self.metadata = metadata
-        self._emitter = emitter
+        self._make_emitter = make_emitter
+        self._emitter_made: Emitter | None = None
         self._is_cancelled = is_cancelled
         self.current_node = current_node
         self._log: Any = None
+
+    @property
+    def _emitter(self) -> Emitter:
+        if self._emitter_made is None:
+            self._emitter_made = self._make_emitter()
+        return self._emitter_made
 
     def progress(self, fraction: float, message: str = "") -> Awaitable:
         """Say how far the work is.
@@ -190,7 +197,7 @@ def _detached_context() -> TaskContext:
         agent_id="detached",
         attempt=0,
         metadata={},
-        emitter=_Detached(),
+        make_emitter=_Detached,
         is_cancelled=lambda: False,
     )
 

@@ -77,6 +77,7 @@ class Execution:
         self._phase = _Phase.CLAIMING
         self._stop: Stop | None = None
         self._cancel = Cancel()
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._telemetry: Telemetry | None = None
         self._lock_seq = claim.expected_seq
@@ -116,7 +117,7 @@ class Execution:
         if not is_first or self._phase is not _Phase.RUNNING or self._task is None:
             return  # It is ending already, or the claim will look at the reason before it runs any code.
         self._task.cancel()
-        self._timers.append(asyncio.get_running_loop().call_later(self._place.grace_s, self._leave_behind))
+        self._timers.append(self._loop.call_later(self._place.grace_s, self._leave_behind))
 
     def _leave_behind(self) -> None:
         """The grace is over and the code still runs: end the attempt over its head."""
@@ -180,8 +181,7 @@ class Execution:
             self._has_run = True
             context = self._context()
             if self.timeout_s is not None:
-                loop = asyncio.get_running_loop()
-                self._timers.append(loop.call_later(self.timeout_s, self._ask_to_stop, Stop.TIMEOUT))
+                self._timers.append(self._loop.call_later(self.timeout_s, self._ask_to_stop, Stop.TIMEOUT))
             try:
                 with task_scope(context):
                     output = await self._spec.run(context, input_)
@@ -199,6 +199,17 @@ class Execution:
         await self._end(output, error)
 
     def _context(self) -> TaskContext:
+        return TaskContext(
+            task_id=self.facts.task_id,
+            agent_id=self.facts.agent_id,
+            attempt=self.claim.attempt,
+            metadata=self.facts.execute.metadata,
+            make_emitter=self._make_telemetry,
+            is_cancelled=lambda: self._stop is not None,
+        )
+
+    def _make_telemetry(self) -> Telemetry:
+        """Made when the agent first emits something; many never do."""
         self._telemetry = Telemetry(
             encoder=self.encoder,
             names=self._place.names,
@@ -206,17 +217,13 @@ class Execution:
             publisher=self._place.publisher,
             blobs=self._place.blobs,
             indexes=self.indexes,
+            loop=self._loop,
             spawn=self._place.spawn,
             is_blocked=lambda: self._place.keeper.storage.is_tight,
         )
-        return TaskContext(
-            task_id=self.facts.task_id,
-            agent_id=self.facts.agent_id,
-            attempt=self.claim.attempt,
-            metadata=self.facts.execute.metadata,
-            emitter=self._telemetry,
-            is_cancelled=lambda: self._stop is not None,
-        )
+        if self._phase is _Phase.ENDING:
+            self._telemetry.close()
+        return self._telemetry
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 

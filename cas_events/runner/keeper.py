@@ -28,6 +28,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection, Message
 from cas_events.jetstream.queue import ACK, WPI
+from cas_events.jetstream.reads import DecidingReads
 from cas_events.runner.holds import Desk, Hold, Offer, Source
 from cas_events.runner.intake import Intake
 from cas_events.runner.ledger import Ledger, LostRaceError
@@ -50,6 +51,7 @@ class Keeper:
         runner_id: the process's runner token.
         names: of the deployment.
         desk: what is shared with the event loop.
+        reads: the event loop's reads of commands, which are told how many replicas there are.
         sources: the consumers to pull from.
         on_offer: called on ``loop`` with each offered delivery.
         loop: the runner's event loop.
@@ -63,6 +65,7 @@ class Keeper:
         runner_id: str,
         names: Names,
         desk: Desk,
+        reads: DecidingReads,
         sources: Sequence[Source],
         on_offer: Callable[[Offer], None],
         loop: asyncio.AbstractEventLoop,
@@ -82,7 +85,7 @@ class Keeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
         self._renewing: set[asyncio.Task[None]] = set()
-        self.storage = StorageWatch(names)
+        self.storage = StorageWatch(names, reads)
         self._intake = Intake(
             desk=desk, sources=sources, storage=self.storage, on_offer=on_offer, loop=loop, send=self._publish
         )

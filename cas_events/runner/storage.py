@@ -13,6 +13,7 @@ import time
 from cas_events.errors import CasEventsError
 from cas_events.jetstream.answers import time_ns
 from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.reads import DecidingReads
 from cas_events.wire.subjects import Names
 
 _log = logging.getLogger(__name__)
@@ -22,7 +23,11 @@ TIGHT_RATIO = 0.9
 
 
 class StorageWatch:
-    """Looks at the events stream every few seconds; read from any thread.
+    """Looks at the streams every few seconds; read from any thread.
+
+    Args:
+        names: of the deployment.
+        reads: of commands; told how many replicas there are.
 
     Attributes:
         is_tight: storage is at 90 % or more.
@@ -30,8 +35,9 @@ class StorageWatch:
         first_time_ns: when that was stored, nanoseconds since the epoch.
     """
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, reads: DecidingReads) -> None:
         self._names = names
+        self._reads = reads
         self.is_tight = False
         self.first_seq = 1
         self.first_time_ns = 0
@@ -49,10 +55,13 @@ class StorageWatch:
     async def refresh(self, js: JetStream) -> None:
         """Look once; a failed look changes nothing."""
         try:
-            stream, account = await asyncio.gather(js.stream_info(self._names.events), js.account_info())
+            stream, commands, account = await asyncio.gather(
+                js.stream_info(self._names.events), js.stream_info(self._names.commands), js.account_info()
+            )
         except CasEventsError as error:
             _log.debug("storage not checked: %s", error)
             return
+        self._reads.is_single_copy = commands.config.get("num_replicas", 1) == 1
         self.first_seq = stream.state.first_seq
         self.first_time_ns = time_ns(stream.state.first_ts)
         ratio = max(

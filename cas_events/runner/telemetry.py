@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any
@@ -57,6 +56,7 @@ class Telemetry:
         publisher: the process's pipelined publisher.
         blobs: where large values go.
         indexes: the attempt's index counter, shared with its lifecycle events.
+        loop: the event loop; everything but encoding happens there.
         spawn: starts a supervised coroutine.
         is_blocked: whether the storage is so full that telemetry is dropped.
     """
@@ -70,6 +70,7 @@ class Telemetry:
         publisher: PipelinedPublisher,
         blobs: BlobStore,
         indexes: itertools.count[int],
+        loop: asyncio.AbstractEventLoop,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         is_blocked: Callable[[], bool],
     ) -> None:
@@ -79,8 +80,7 @@ class Telemetry:
         self._indexes = indexes
         self._spawn = spawn
         self._is_blocked = is_blocked
-        self._loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
+        self._loop = loop
         task_id = encoder.task_id
         self._subjects = {
             class_: names.event(class_, agent_id, task_id) for class_ in ("step", "progress", "log")
@@ -170,13 +170,13 @@ class Telemetry:
     # --- inside, on the event loop -------------------------------------------------------------------------------------
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
-        if threading.get_ident() == self._thread_id:
+        if _is_running(self._loop):
             call(*args)
         else:
             self._loop.call_soon_threadsafe(call, *args)
 
     def _breath(self) -> Awaitable:
-        if threading.get_ident() != self._thread_id:
+        if not _is_running(self._loop):
             return DONE
         now_s = time.monotonic()
         if now_s - self._yielded_s < YIELD_EVERY_S and self._publisher.has_room:
@@ -267,6 +267,11 @@ class Telemetry:
             b'"metadata":{"dropped":%d}}' % dropped
         )
         self._emit("log", events.LOG, data)
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this code runs on the loop, and not in another thread."""
+    return asyncio._get_running_loop() is loop  # noqa: SLF001 - the public one raises instead of saying no
 
 
 class _Breath:

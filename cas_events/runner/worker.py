@@ -27,6 +27,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.publisher import PipelinedPublisher
+from cas_events.jetstream.reads import DecidingReads
 from cas_events.jetstream.topology import (
     ack_wait_s,
     agent_consumer,
@@ -200,12 +201,14 @@ class Runner:
         sources = await self._sources(js, names)
         desk = Desk(self._places)
         blobs = BlobStore(js, names.blob_bucket)
+        reads = DecidingReads(connection, names.commands)
         async with asyncio.TaskGroup() as group:
             keeper = Keeper(
                 url=url,
                 runner_id=runner_id,
                 names=names,
                 desk=desk,
+                reads=reads,
                 sources=sources,
                 on_offer=lambda offer: self._accept(group, place, offer),
                 loop=asyncio.get_running_loop(),
@@ -216,6 +219,7 @@ class Runner:
                 runner_id=runner_id,
                 connection=connection,
                 js=js,
+                reads=reads,
                 ledger=Ledger(js, names, blobs),
                 publisher=PipelinedPublisher(connection),
                 blobs=blobs,

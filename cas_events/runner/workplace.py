@@ -14,6 +14,7 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.queue import ACK, Delivery, nak
+from cas_events.jetstream.reads import DecidingReads
 from cas_events.runner.holds import Desk
 from cas_events.runner.keeper import Keeper
 from cas_events.runner.ledger import Ledger
@@ -33,6 +34,7 @@ class Workplace:
         runner_id: token of this process, made anew at each start.
         connection: the event loop's connection.
         js: its JetStream.
+        reads: coherent reads of commands.
         ledger: reads and appends lifecycle events.
         publisher: pipelined telemetry.
         blobs: claim checks.
@@ -50,6 +52,7 @@ class Workplace:
     runner_id: str
     connection: Connection
     js: JetStream
+    reads: DecidingReads
     ledger: Ledger
     publisher: PipelinedPublisher
     blobs: BlobStore
@@ -68,12 +71,12 @@ class Workplace:
         return f"cas/runner/{self.runner_id}"
 
     async def last_command(self, subject: str) -> StoredMessage | None:
-        """The stored command of a subject, by a leader read."""
-        return await patiently(lambda: self.js.last_message(self.names.commands, subject))
+        """The stored command of a subject, as the leader has it."""
+        return await patiently(lambda: self.reads.last(subject))
 
     async def first_command(self, subject_filter: str) -> StoredMessage | None:
-        """The oldest stored command that matches a filter, by a leader read."""
-        return await patiently(lambda: self.js.next_message(self.names.commands, subject_filter))
+        """The oldest stored command that matches a filter, as the leader has it."""
+        return await patiently(lambda: self.reads.first(subject_filter))
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge a delivery; lost with the connection, which only means that it comes again."""

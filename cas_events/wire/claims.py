@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cas_events.domain.limits import CLAIM_CHECK_BYTES
-from cas_events.wire.jsonvalue import encode_json
+from cas_events.wire.jsonvalue import encode_if_clean, encode_json
 
 _KEYS = frozenset({"$ref", "bytes", "sha256"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,6 +55,9 @@ def encode_members(
     Raises:
         NotJsonError: a member has no JSON form; the error's path starts with the member's name.
     """
+    whole = encode_if_clean(members)
+    if whole is not None and len(whole) <= limit_bytes:
+        return whole, []
     parts: list[bytes] = []
     blobs: list[bytes] = []
     for name, value in members.items():

@@ -14,11 +14,13 @@ import msgspec
 from cas_events.domain.commands import Cancel, Execute
 from cas_events.errors import InvalidCommandError, WireError
 from cas_events.wire.claims import encode_members, is_claim, looks_like_claim
-from cas_events.wire.jsonvalue import decode_json
+from cas_events.wire.jsonvalue import decode_json, may_be_deep
 
 BAD_BODY = "bad_body"
 BAD_CLAIM_CHECK = "bad_claim_check"
 EXPIRED = "expired"
+
+_execute_decoder = msgspec.json.Decoder(Execute)
 
 SUBMIT_HEADER = "Cas-Submit"  # our client's nonce: tells its own stored command from somebody else's
 
@@ -30,6 +32,16 @@ def decode_execute(data: bytes) -> Execute:
         InvalidCommandError: no JSON object, a wrong type, too deep, or a malformed claim check; ``reason`` is the
             `rejected` event's reason and ``field`` names the place.
     """
+    if not may_be_deep(data):
+        try:
+            execute = _execute_decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            execute = None  # Read it again below, slowly, to say what is wrong.
+        if execute is not None and not (
+            looks_like_claim(execute.input) or looks_like_claim(execute.metadata)
+        ):
+            parse_time(execute.not_before)
+            return execute
     try:
         body = decode_json(data)
     except WireError as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 from cas_events.domain.tokens import is_token
+
+_T = r"[A-Za-z0-9_-]{1,64}"  # a token, as in domain.tokens
 
 EVENT_CLASSES = ("task", "step", "progress", "log")
 
@@ -125,18 +128,24 @@ class Names:
 
     # --- parsing ---------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _command_pattern(self) -> re.Pattern[str]:
+        execute = rf"execute\.(?P<agent>{_T})\.(?P<task>{_T})"
+        cancel = rf"cancel\.(?P<cancelled>{_T})"
+        resume = rf"resume\.(?P<resumed_agent>{_T})\.(?P<resumed>{_T})\.(?P<interrupt>{_T})"
+        return re.compile(rf"{re.escape(self.deployment)}\.cmd\.(?:{execute}|{cancel}|{resume})")
+
     def parse_command(self, subject: str) -> CommandSubject | None:
         """Read a command's subject; None if it is none of ours."""
-        match subject.split("."):
-            case [self.deployment, "cmd", "execute", agent, task] if _all_tokens(agent, task):
-                return CommandSubject("execute", agent, task)
-            case [self.deployment, "cmd", "cancel", task] if is_token(task):
-                return CommandSubject("cancel", "", task)
-            case [self.deployment, "cmd", "resume", agent, task, interrupt] if _all_tokens(
-                agent, task, interrupt
-            ):
-                return CommandSubject("resume", agent, task, interrupt)
-        return None
+        match = self._command_pattern.fullmatch(subject)
+        if match is None:
+            return None
+        agent, task, cancelled, resumed_agent, resumed, interrupt = match.groups()
+        if task is not None:
+            return CommandSubject("execute", agent, task)
+        if cancelled is not None:
+            return CommandSubject("cancel", "", cancelled)
+        return CommandSubject("resume", resumed_agent, resumed, interrupt)
 
     def parse_due(self, subject: str) -> tuple[str, str, int] | None:
         """Read the (agent, task, n) of a fired schedule's subject; None if it is none of ours."""
