@@ -103,6 +103,7 @@ class Child:
             if now_s >= self._due_s:
                 self.restarts += 1
                 self.start()
+                log.warning("%s is back as process %d", self.name, self.pid)
             return
         code = self._process.poll()
         if code is None:

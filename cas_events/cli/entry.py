@@ -51,6 +51,8 @@ def run(arguments: Sequence[str], app: Typer = app, name: str = "cas") -> int:
         return _say(f"{error.format_message()} (see `{_command_path(error, name)} --help`)", error.exit_code)
     except (Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except SystemExit as end:  # Typer's answer to a broken pipe.
+        return BROKEN_PIPE if isinstance(end.__context__, BrokenPipeError) else ERROR
     except BrokenPipeError:
         # Whoever read has gone. What is still buffered must not raise again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

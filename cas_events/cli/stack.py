@@ -176,6 +176,8 @@ class Stack:
             await asyncio.to_thread(self._server.start, port=port, sync_interval=self._plan.sync_interval)
         except ServerStartError as error:
             log.error("nats-server does not come back: %s", error)  # noqa: TRY400 - tried again; no trace needed
+        else:
+            log.warning("nats-server is back as process %d", self._server.pid)
 
     async def _end(self) -> None:
         if self._tending is not None:

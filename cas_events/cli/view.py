@@ -67,7 +67,7 @@ class TaskView:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.fields[agent]}"),
-            BarColumn(bar_width=32),
+            BarColumn(bar_width=24),
             TaskProgressColumn(),
             TextColumn("{task.fields[message]}", markup=False),
             TimeElapsedColumn(),
