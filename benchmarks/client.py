@@ -1,0 +1,91 @@
+"""A client process of the benchmark: measures the runtime as a user of `cas_events.Client` sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+
+from benchmarks.children import main, say_result
+from benchmarks.plan import Plan
+from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, burst_per_s, latencies_ms
+from cas_events import Client, Task
+from cas_events.domain.events import PROGRESS, STARTED
+from cas_events.settings import Settings
+
+SETTLED_TIMEOUT_S = 30.0
+
+
+async def tasks(plan: Plan) -> None:
+    """Measure what ends by itself."""
+    async with Client(settings=Settings(nats_url=plan.url, deployment=plan.deployment)) as cas:
+
+        async def run(task_id: str) -> None:
+            result = await cas.execute_task("noop", {})
+            assert result.status == "completed", (task_id, result)
+
+        result: dict[str, object] = {"noop_ms": await latencies_ms(run, "s", plan.sizes.sequential)}
+        if "throughput" in plan.wanted:
+            cpu = CpuMeter(client=os.getpid(), worker=plan.worker_pid, server=plan.server_pid)
+            result["tasks_per_s"] = await burst_per_s(run, "b", plan.sizes.burst)
+            result["cpu_us"] = cpu.us_per(plan.sizes.burst)
+        if "tick" in plan.wanted:
+            result["tick_ms"] = await _ticks_ms(cas)
+        if "graph" in plan.wanted:
+            result["graph_ms"] = await _graphs_ms(cas, plan)
+    say_result(result)
+
+
+async def cancels(plan: Plan) -> None:
+    """Measure cancels."""
+    async with Client(settings=Settings(nats_url=plan.url, deployment=plan.deployment)) as cas:
+        measured = await _cancels_ms(cas, plan)
+    say_result({"cancel_ms": measured})
+
+
+async def _ticks_ms(cas: Client) -> list[float]:
+    """Milliseconds from each tick's call in the agent to the event in a follower's hands."""
+    async with asyncio.timeout(TASK_TIMEOUT_S):
+        return [
+            (time.time() - float(event.data["message"])) * 1000
+            async for event in cas.stream_task("tick", {})
+            if event.type == PROGRESS
+        ]
+
+
+async def _graphs_ms(cas: Client, plan: Plan) -> list[float]:
+    async def run(task_id: str) -> None:
+        result = await cas.execute_task("graph", {"value": 0})
+        assert result.output == {"value": 1}, (task_id, result)
+
+    return await latencies_ms(run, "g", plan.sizes.graphs)
+
+
+async def _cancels_ms(cas: Client, plan: Plan) -> list[float]:
+    """Milliseconds from the call of `cancel` to the terminal event, with the same number of tasks always running."""
+    running = deque(await asyncio.gather(*(_start(cas) for _ in range(plan.sizes.running))))
+    measured = []
+    for _ in range(plan.sizes.cancels):
+        task = running.popleft()
+        began_s = time.perf_counter()
+        async with asyncio.timeout(TASK_TIMEOUT_S):
+            assert await task.cancel("benchmark", wait=True) == "requested"
+        measured.append((time.perf_counter() - began_s) * 1000)
+        running.append(await _start(cas))
+    await asyncio.gather(*(task.cancel(wait=True) for task in running))
+    return measured
+
+
+async def _start(cas: Client) -> Task:
+    """A task whose agent runs."""
+    task = await cas.submit_task("hold", {})
+    async with asyncio.timeout(SETTLED_TIMEOUT_S):
+        async for event in task.events():
+            if event.type == STARTED:
+                break
+    return task
+
+
+if __name__ == "__main__":
+    main({"tasks": tasks, "cancels": cancels})

@@ -1,0 +1,120 @@
+"""One run: rounds in which the floor and ours take turns on one server, each with processes and streams of its own.
+
+Odd rounds begin with ours, even ones with the floor, so that neither always gets the warmer machine. The streams of a
+round are deleted after it; the server keeps no more than it would have held anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.children import ChildFailedError, child, result_of, wait_until_ready
+from benchmarks.plan import Plan, Sizes
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.topology import stream_specs
+from cas_events.server import EmbeddedServer
+
+Round = dict[str, dict[str, Any]]
+Say = Callable[[str], None]
+Part = Callable[[Plan, str], Awaitable[dict[str, Any]]]
+
+SIDES = ("floor", "ours")
+REPLAY_TIMEOUT_S = 600.0
+TASKS = {"noop", "throughput", "tick", "cancel", "graph"}
+
+
+async def run(wanted: tuple[str, ...], sizes: Sizes, rounds: int, say: Say) -> list[Round]:
+    """Run all rounds on a server of their own; per round, what each side measured."""
+    with tempfile.TemporaryDirectory(prefix="cas-bench-") as folder, EmbeddedServer(Path(folder)) as server:
+        plan = Plan(url=server.url, deployment="", wanted=wanted, sizes=sizes, server_pid=server.pid)
+        return [await _round(plan, number, say) for number in range(rounds)]
+
+
+async def _round(plan: Plan, number: int, say: Say) -> Round:
+    measured: Round = {side: {} for side in SIDES}
+    for side in SIDES[:: -1 if number % 2 else 1]:
+        for name, part in _parts(plan.wanted).items():
+            say(f"round {number + 1}: {side}, {name}")
+            mine = msgspec.structs.replace(plan, deployment=f"{side}{number}{name}")
+            measured[side] |= await part(mine, side)
+            await _tidy(mine)
+    return measured
+
+
+def _parts(wanted: tuple[str, ...]) -> dict[str, Part]:
+    parts: dict[str, Part] = {}
+    if TASKS & set(wanted):
+        parts["tasks"] = _tasks
+    if "cancel" in wanted:
+        parts["cancel"] = _cancels
+    if "publish" in wanted:
+        parts["publish"] = _publish
+    return parts
+
+
+async def _tasks(plan: Plan, side: str) -> dict[str, Any]:
+    if side == "floor":
+        return await _client_and_worker(plan, "benchmarks.floor", "benchmarks.floor", "client")
+    return await _client_and_worker(plan, "benchmarks.runner", "benchmarks.client", "tasks")
+
+
+async def _cancels(plan: Plan, side: str) -> dict[str, Any]:
+    if side == "floor":
+        return {}  # There is nothing to cancel; the no-op task's latency stands in.
+    return await _client_and_worker(
+        plan, "benchmarks.runner", "benchmarks.client", "cancels", worker_role="holder"
+    )
+
+
+async def _client_and_worker(
+    plan: Plan, worker: str, client: str, role: str, *, worker_role: str = "worker"
+) -> dict[str, Any]:
+    async with child(worker, worker_role, plan.to_argument()) as process:
+        await wait_until_ready(process)
+        plan = msgspec.structs.replace(plan, worker_pid=process.pid)
+        return await result_of(client, role, plan.to_argument())
+
+
+async def _publish(plan: Plan, side: str) -> dict[str, Any]:
+    return await result_of("benchmarks.publish", "stock" if side == "floor" else "ours", plan.to_argument())
+
+
+async def _tidy(plan: Plan) -> None:
+    """Delete what the round has stored."""
+    floor = [f"{plan.deployment}{letter}" for letter in "CE"]
+    async with await Connection.open(plan.url, name="benchmark") as connection:
+        js = JetStream(connection)
+        listed = json.loads(await js.call("STREAM.NAMES"))["streams"] or []
+        for name in {*floor, *(spec.name for spec in stream_specs(plan.deployment))} & set(listed):
+            await js.delete_stream(name)
+
+
+async def replay(sizes: Sizes, say: Say) -> dict[str, Any]:
+    """What the projector's own benchmark says; it starts a server of its own."""
+    say("replay")
+    events = ",".join(map(str, sizes.replays))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.replay", "--events", events, "--live-s", str(sizes.lag_s)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(REPLAY_TIMEOUT_S):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise ChildFailedError(f"benchmarks.replay ended with exit code {process.returncode}")
+    report: dict[str, Any] = json.loads(said)
+    return report
