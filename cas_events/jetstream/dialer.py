@@ -32,7 +32,7 @@ class Dialer:
     """Connects to the servers of one URL.
 
     Attributes:
-        last_error: what went wrong last, for the message of an error; without credentials.
+        last_error: why the last `connect` found no server, for the message of an error; without credentials.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Dialer:
         """Try each server once; a client that is connected and from now on reconnects by itself, or None."""
         client = self._client = Client()
         client._process_err = self._on_report  # type: ignore[assignment, method-assign]  # noqa: SLF001
-        self._failures_left = len(self._servers)
+        self._failures_left, self.last_error = len(self._servers), ""
         try:
             async with asyncio.timeout(self._attempt_s * max(1, len(self._servers))):
                 await client.connect(self._servers, **self._options)  # type: ignore[arg-type]
@@ -82,14 +82,21 @@ class Dialer:
 
     async def _on_error(self, error: Exception) -> None:
         """nats-py awaits this inside its loops: it must neither wait nor, once connected, raise."""
-        self.last_error = str(error) or type(error).__name__
-        logger.debug("nats-py: %s", self.last_error)
+        logger.debug("nats-py: %s", error)
         if self._failures_left > 0:
             self._failures_left -= 1
+            self.last_error = _last_words(self._client) or str(error) or type(error).__name__
             if self._failures_left == 0:
                 raise _NoServerError
         elif self._client is not None and asyncio.current_task() is self._client._reconnection_task:  # noqa: SLF001
             _clear_half_open(self._client)
+
+
+def _last_words(client: Client | None) -> str:
+    """What the server said before it hung up, which nats-py may not have read: a wrong password, for example."""
+    reader = getattr(getattr(client, "_transport", None), "_io_reader", None)
+    first_line = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0]
+    return first_line[4:].decode("utf-8", "replace").strip(" '") if first_line.startswith(b"-ERR") else ""
 
 
 def _clear_half_open(client: Client) -> None:

@@ -300,7 +300,10 @@ async def test_credentials_of_the_url_are_used_and_never_shown(
     async with server_with_password(tmp_path, "bob", "p@ss") as address:
         async with await Connection.open(f"nats://bob:p%40ss@{address}", name="test") as connection:
             await connection.flush()
-        with pytest.raises(ServerUnreachableError, match="Authorization Violation") as caught:
+        # The server hangs up right behind its words, so they can be lost on the way.
+        with pytest.raises(
+            ServerUnreachableError, match=r"Authorization Violation|reset|Broken pipe"
+        ) as caught:
             await Connection.open(f"nats://bob:hunter2@{address}", name="test")
     for secret in ("hunter2", "p@ss", "p%40ss"):
         assert secret not in f"{caught.value} {caplog.text}"

@@ -193,6 +193,8 @@ async def test_crashes_while_reading_cost_nothing_and_repeat_nothing(
     await until(lambda: live.batches)
     for round_ in range(3):
         await log.write(500, start=round_ * 500)
+        await until(lambda: live.messages, what="it has a consumer")
+        await until(lambda: live.reader._consumer)
         await crash(nats_server, log)
     await log.write(500, start=1500)
     last_seq = await log.last_seq()
