@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cas_events import Client
 from cas_events.settings import Settings
+from tests.harness.wait import until_async
 
 ROOT = Path(__file__).parents[2]
 START_S = 20.0
@@ -79,22 +78,8 @@ def settings(url: str, deployment: str) -> Settings:
     return Settings(nats_url=url, deployment=deployment)
 
 
-async def until(
-    condition: Callable[[], Awaitable[bool] | bool], *, timeout_s: float = 10.0, what: str = ""
-) -> None:
-    """Wait for a state, with a bound; the one place in the tests that looks again and again."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        value = condition()
-        if (await value) if isinstance(value, Awaitable) else value:
-            return
-        if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {timeout_s:g} s: {what or condition}")
-        await asyncio.sleep(0.02)
-
-
 async def until_served(client: Client, agent_id: str) -> None:
-    await until(lambda: client.is_served(agent_id), timeout_s=START_S, what=f"a runner for {agent_id}")
+    await until_async(lambda: client.is_served(agent_id), timeout_s=START_S, what=f"a runner for {agent_id}")
 
 
 @asynccontextmanager

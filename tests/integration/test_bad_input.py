@@ -27,7 +27,8 @@ from cas_events.errors import (
     ServerUnreachableError,
 )
 from cas_events.uuid7 import uuid7
-from tests.harness.processes import RunnerProcess, serving, settings, until, until_served
+from tests.harness.processes import RunnerProcess, serving, settings, until_served
+from tests.harness.wait import until_async
 
 DEPLOYMENT = "bad"
 
@@ -62,7 +63,7 @@ async def events_of(cas: Client, task_id: str, agent: str = "echo") -> list[Even
             last is not None and b"completed" in last.data
         )
 
-    await until(ended, what=f"the end of {task_id}")
+    await until_async(ended, what=f"the end of {task_id}")
     return [event async for event in cas.replay(task_id=task_id, agent=agent)]
 
 
@@ -212,7 +213,7 @@ async def test_an_id_that_is_no_token_leaves_a_trace_and_stops_nothing(cas: Clie
         last = await js.last_message(names.events, names.agent_event("echo"))
         return last is not None and b"command_ignored" in last.data and b"a/b" in last.data
 
-    await until(is_said, what=f"command_ignored for {ack.seq}")
+    await until_async(is_said, what=f"command_ignored for {ack.seq}")
     assert (await cas.execute_task("echo")).status == "completed"
 
 
@@ -225,7 +226,7 @@ async def test_a_resume_that_answers_nothing_is_said(cas: Client) -> None:
         last = await js.last_message(names.events, names.agent_event("echo"))
         return last is not None and b"no such task" in last.data
 
-    await until(is_said, what="command_ignored")
+    await until_async(is_said, what="command_ignored")
     assert result.status == "completed"
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from cas_events import Client, Task
 from cas_events.domain.events import LIFECYCLE_TYPES, Event
-from tests.harness.processes import RunnerProcess, lines, serving, settings, until
+from tests.harness.processes import RunnerProcess, lines, serving, settings
+from tests.harness.wait import until, until_async
 
 LEASE_S = 2.0
 
@@ -186,7 +187,7 @@ async def test_a_long_wait_for_a_retry_holds_no_place_and_survives_its_runner(
             stored = await js.last_message(names.timers, names.timer("slow-retry", task.task_id))
             return stored is not None and info.num_ack_pending == 0
 
-        await until(is_scheduled, what="the schedule is stored and the command acknowledged")
+        await until_async(is_scheduled, what="the schedule is stored and the command acknowledged")
         assert await task.cancel("no patience", wait=True) == "requested"
 
     assert await lifecycle(cas, task.task_id) == ["started", "retrying", "cancelled"]

@@ -15,7 +15,8 @@ import pytest
 
 from cas_events import AgentUnavailableError, Client, DuplicateTaskError, UnknownTaskError
 from cas_events.domain.events import Event
-from tests.harness.processes import RunnerProcess, lines, settings, until, until_served
+from tests.harness.processes import RunnerProcess, lines, settings, until_served
+from tests.harness.wait import until, until_async
 
 DEPLOYMENT = "tasks"
 
@@ -310,7 +311,7 @@ async def test_cancel_twice_unknown_and_finished(cas: Client) -> None:
     done = await cas.submit_task("echo")
     await done.result()
     running = await cas.submit_task("stubborn", {"enough": "/nonexistent", "sleep_s": 5})
-    await until(lambda: is_running(cas, running.task_id), what="running")
+    await until_async(lambda: is_running(cas, running.task_id), what="running")
 
     answers = [await cas.cancel_task(running.task_id) for _ in range(2)]
 
