@@ -17,6 +17,7 @@ from cas_events.domain.events import Event
 
 SEVERITY_STYLES: Mapping[str, str] = {"high": "red", "medium": "yellow", "low": "cyan"}
 REMEDIATIONS_SHOWN = 5
+PROBLEMS_SHOWN = 3
 
 _BY_STATUS = "SELECT status, count(*) AS tasks FROM cas_tasks GROUP BY status ORDER BY tasks DESC"
 _BY_SEVERITY = (
@@ -77,7 +78,7 @@ def print_result(target: Console, result: Mapping[str, Any]) -> None:
         "findings": f"{findings['total']}"
         + _counts(findings["by_severity"], ": ")
         + _counts(findings["by_tool"], "; by "),
-        "unreadable": f"{_total(result, 'problems')} files or parts",
+        "unreadable": _problems(result),
         "proposals": f"{_total(result, 'remediations')} remediations, {_total(result, 'diffs')} diffs "
         f"({result['diffs_withheld']} withheld: a secret is near); nothing was changed",
         "took": duration(float(result["duration_s"].get("total", 0.0))),
@@ -103,6 +104,14 @@ def _print_remediation(target: Console, remediation: Mapping[str, Any]) -> None:
 def _total(result: Mapping[str, Any], name: str) -> int:
     """How many there are of a list whose end may have been cut off."""
     return len(result[name]) + int(result[f"{name}_truncated"])
+
+
+def _problems(result: Mapping[str, Any]) -> str:
+    total = _total(result, "problems")
+    shown = [f"{problem['file']} ({problem['problem']})" for problem in result["problems"][:PROBLEMS_SHOWN]]
+    if not shown:
+        return "nothing"
+    return ", ".join(shown) + (f" and {total - len(shown)} more" if total > len(shown) else "")
 
 
 def _counts(counts: Mapping[str, int], lead: str) -> str:

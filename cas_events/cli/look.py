@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from cas_events.cli.asking import last_seq
 from cas_events.cli.options import AgentFilter, Json, TaskArgument, TaskFilter
-from cas_events.cli.output import console, print_json_line
+from cas_events.cli.output import console, print_json_line, print_line
 from cas_events.cli.session import ask
 from cas_events.cli.texts import LEVELS, STATUS_STYLES, clock, cut, level_rank, log_level, summary
 from cas_events.domain.events import LOG, Event
 from cas_events.settings import Settings
 
 _SUMMARY_LENGTH = 200
+_HEADING = f"{'seq':>8}  {'time':<12}  {'event':<20}  {'agent':<16}  {'task':<36}  att.idx  what"
 
 
 def logs(
@@ -37,7 +38,7 @@ async def _logs(task_id: str, rank: int, *, follow: bool, json: bool) -> None:
     from cas_events.cli.view import log_line  # noqa: PLC0415 - see the package's docstring
     from cas_events.client import Client  # noqa: PLC0415
 
-    show = _json_line if json else _line_printer(log_line)
+    show = _printer(log_line, json=json, live=follow)
     told: set[tuple[int, int]] = set()
     async with Client() as cas:
         events = (await cas.task(task_id)).events() if follow else cas.replay(task_id=task_id)
@@ -62,9 +63,8 @@ async def _tail(task_id: str | None, agent: str | None, *, json: bool) -> None:
 
     async with Client() as cas:
         from_seq = await last_seq(Settings.from_env()) + 1
-        await _print_events(
-            cas.replay(task_id=task_id, agent=agent, from_seq=from_seq, follow=True), json=json
-        )
+        events = cas.replay(task_id=task_id, agent=agent, from_seq=from_seq, follow=True)
+        await _print_events(events, json=json, live=True)
 
 
 def replay(
@@ -83,16 +83,14 @@ async def _replay(task_id: str | None, agent: str | None, from_seq: int, *, json
     from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
 
     async with Client() as cas:
-        await _print_events(cas.replay(task_id=task_id, agent=agent, from_seq=from_seq), json=json)
+        events = cas.replay(task_id=task_id, agent=agent, from_seq=from_seq)
+        await _print_events(events, json=json, live=False)
 
 
-async def _print_events(events: AsyncIterator[Event], *, json: bool) -> None:
+async def _print_events(events: AsyncIterator[Event], *, json: bool, live: bool) -> None:
     if not json:
-        console().print(
-            Text(f"{'seq':>8}  {'time':<12}  {'event':<20}  {'agent':<16}  {'task':<36}  att.idx  what"),
-            style="bold",
-        )
-    show = _json_line if json else _line_printer(event_line)
+        print_line(console(), Text(_HEADING, style="bold"))
+    show = _printer(event_line, json=json, live=live)
     async for event in events:
         show(event)
 
@@ -109,14 +107,14 @@ def event_line(event: Event) -> Text:
     return line
 
 
-def _json_line(event: Event) -> None:
-    print_json_line(event)
-
-
-def _line_printer(render: Callable[[Event], Text]) -> Callable[[Event], Any]:
+def _printer(render: Callable[[Event], Text], *, json: bool, live: bool) -> Callable[[Event], None]:
+    """Prints events one by one; ``live`` ones at once, others as the buffer fills."""
     target = console()
 
     def show(event: Event) -> None:
-        target.print(render(event), soft_wrap=True)
+        if json:
+            print_json_line(event, flush=live)
+        else:
+            print_line(target, render(event), flush=live)
 
     return show

@@ -12,8 +12,6 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from cas_events.cli.texts import cell, cut, plain
@@ -80,13 +78,11 @@ def print_json_array(rows: Iterable[Any]) -> None:
 
 
 def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    *,
-    types: Sequence[str] = (),
-    indent: int = 0,
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, types: Sequence[str] = (), indent: int = 0
 ) -> None:
     """A table for people.
+
+    Each row is one line, whatever the width of the terminal: an id that is broken into pieces cannot be copied.
 
     Args:
         columns: the headings.
@@ -94,20 +90,34 @@ def print_table(
         types: SQL types of the columns; numbers are aligned to the right.
         indent: columns to stand in from the left.
     """
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for position, column in enumerate(columns):
-        right = position < len(types) and is_number(types[position])
-        table.add_column(
-            Text(cell(column)),
-            justify="right" if right else "left",
-            overflow="fold",
-        )
     target = console()
     length = CELL_LENGTH if target.is_terminal else PIPE_WIDTH
-    for row in rows:
-        table.add_row(*(_shown(value, length) for value in row))
-    shown = table if table.row_count else Text("(no rows)", style="dim")
-    target.print(Padding.indent(shown, indent) if indent else shown)
+    lead = Text(" " * indent)
+    cells = [[_shown(value, length) for value in row] for row in rows]
+    if not cells:
+        target.print(lead + Text("(no rows)", style="dim"))
+        return
+    headings = [Text(cell(column), style="bold") for column in columns]
+    widths = [max(line[at].cell_len for line in (headings, *cells)) for at in range(len(columns))]
+    is_right = [at < len(types) and is_number(types[at]) for at in range(len(columns))]
+    for line in (headings, *cells):
+        for at, text in enumerate(line):
+            missing = widths[at] - text.cell_len
+            if is_right[at]:
+                text.pad_left(missing)
+            elif at + 1 < len(line):
+                text.pad_right(missing)
+        print_line(target, lead + Text("  ").join(line))
+
+
+def print_line(target: Console, line: Text, *, flush: bool = False) -> None:
+    """A line that is neither wrapped nor cut; without a terminal, without the cost of styles."""
+    if target.is_terminal:
+        target.print(line, soft_wrap=True)
+    else:
+        target.file.write(line.plain + "\n")
+        if flush:
+            target.file.flush()
 
 
 def is_number(sql_type: str) -> bool:

@@ -20,11 +20,16 @@ from cas_events.settings import Settings
 
 if TYPE_CHECKING:
     from cas_events.jetstream.connection import Connection
-    from projections.results import QueryResult
 
 SERVED_ASK_S = 1.0
 
 _COLUMNS = ("task_id", "agent_id", "status", "attempt", "progress", "message", "created_at", "finished_at")
+# What people see, and whether it is a number.
+_HEADINGS = {
+    **dict.fromkeys(("task", "agent", "status"), "VARCHAR"),
+    **dict.fromkeys(("progress", "attempt"), "DOUBLE"),
+    **dict.fromkeys(("created", "took", "message"), "VARCHAR"),
+}
 _TASKS = f"SELECT {', '.join(_COLUMNS)} FROM cas_tasks"  # noqa: S608 - constants
 _NEWEST_FIRST = " ORDER BY created_at DESC, task_id DESC"
 
@@ -67,9 +72,7 @@ async def _tasks(conditions: dict[str, str], limit: int, *, json: bool) -> None:
     if json:
         print_json_array(rows[:limit])
         return
-    print_table(
-        [*_COLUMNS[:-1], "took"], [_task_cells(row) for row in rows[:limit]], types=_table_types(answer)
-    )
+    print_table(list(_HEADINGS), [_task_cells(row) for row in rows[:limit]], types=list(_HEADINGS.values()))
     if len(rows) > limit:
         note(f"there are more; --limit is {limit}")
 
@@ -96,26 +99,19 @@ async def _served(
     return dict(zip(in_order, await asyncio.gather(*map(is_served, in_order)), strict=True))
 
 
-def _table_types(answer: QueryResult) -> list[str]:
-    return [
-        "DOUBLE" if column == "progress" else type_
-        for column, type_ in zip(answer.columns, answer.types, strict=True)
-    ]
-
-
 def _task_cells(row: dict[str, Any]) -> list[Any]:
+    """The cells under `_HEADINGS`."""
     status = row["status"]
     shown = f"{status} (unserved)" if row["served"] is False else status
-    progress = None if row["progress"] is None else f"{row['progress']:.0%}"
     return [
         row["task_id"],
         row["agent_id"],
         Text(shown, style=STATUS_STYLES.get(status, "")),
+        None if row["progress"] is None else f"{row['progress']:.0%}",
         row["attempt"],
-        progress,
-        row["message"],
         _short_time(row["created_at"]),
         _took(row["created_at"], row["finished_at"]),
+        row["message"],
     ]
 
 

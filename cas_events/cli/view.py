@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from cas_events.cli.output import print_line
 from cas_events.cli.texts import (
     LEVEL_STYLES,
     STATUS_STYLES,
@@ -98,7 +99,7 @@ class TaskView:
 
     def say(self, line: Text) -> None:
         """Print a line above the bar."""
-        self._console.print(line, soft_wrap=True)
+        print_line(self._console, line, flush=True)
 
     def _show_progress(self, event: Event) -> None:
         done = fraction(event)

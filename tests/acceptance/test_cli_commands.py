@@ -273,7 +273,7 @@ def test_tasks_are_listed_and_filtered(
     table = cas("tasks", "--limit", "1000")
     assert (table.code, table.err) == (0, "")
     row = next(line for line in table.out.splitlines() if line.startswith(task_id))
-    assert row.split()[1:5] == ["greeter", "completed", "1", "50%"]
+    assert row.split()[1:5] == ["greeter", "completed", "50%", "1"]
     newest = cas("tasks", "--agent", "greeter", "--status", "completed", "--limit", "1", "--json")
     [task] = newest.json
     assert (task["task_id"], task["served"]) == (task_id, None)
