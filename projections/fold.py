@@ -88,6 +88,7 @@ class Fold:
             self._stage = Stage(self._connection, self._names)
             self._prepare()
             self.positions = self._read_positions()
+            self._has_pending = self._count("events_pending") > 0
         except BaseException:
             self._connection.close()
             raise
@@ -166,7 +167,7 @@ class Fold:
             survey = _Survey(*self._connection.run("events_survey")[0])
         if survey.invalid:
             letters += self._stage.undecodable_events(events)
-        if not survey.odd:
+        if not (survey.odd or (self._has_pending and self._count("events_touches_pending"))):
             try:
                 self._transact(reached, survey, letters, exact=False)
             except _DoubtError:
@@ -174,6 +175,7 @@ class Fold:
             else:
                 return
         self._transact(reached, survey, letters, exact=True)
+        self._has_pending = self._count("events_pending") > 0
 
     def _fold_tasks(self) -> None:
         self._connection.execute(statements("events")["clear_tasks"])
@@ -196,7 +198,7 @@ class Fold:
         if exact:
             self._run_exact("clear_switched", *_EXACT_COMMANDS)
         self._connection.run("commands_merge_folds", batch)
-        if not exact and self._connection.run("commands_doubts", batch)[0][0]:
+        if not exact and self._count("commands_doubts", batch):
             raise _DoubtError
         self._connection.run("commands_merge_tasks", batch)
         self._connection.run("commands_store")
@@ -205,7 +207,7 @@ class Fold:
         if exact:
             self._make_plain()
         self._connection.run("events_merge_folds", batch)
-        if not exact and self._connection.run("events_doubts", batch)[0][0]:
+        if not exact and self._count("events_doubts", batch):
             raise _DoubtError
         self._connection.run("events_merge_tasks", batch)
 
@@ -237,6 +239,9 @@ class Fold:
             self._connection.run("others_merge_states")
         if survey.letters:
             self._connection.run("others_store_letters", self._names.events)
+
+    def _count(self, name: str, *params: object) -> int:
+        return int(self._connection.run(name, *params)[0][0])
 
     def _advance(self, stream: str, before: int, after: int) -> None:
         if after > before:

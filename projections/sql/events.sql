@@ -64,7 +64,8 @@ SELECT seq, type, text_of(id), CASE WHEN class <> 'audit' THEN subject_agent END
         WHEN 'cas.task.failed' THEN 'failed' WHEN 'cas.task.retrying' THEN 'retrying'
         WHEN 'cas.task.cancelled' THEN 'cancelled' WHEN 'cas.task.interrupted' THEN 'interrupted'
         WHEN 'cas.task.resumed' THEN 'running' WHEN 'cas.task.rejected' THEN 'rejected' END END,
-    correlation, parent, dataversion, data, class, subject, CASE WHEN class = 'state' THEN coalesce(subject_task, '') END,
+    CASE WHEN correlation <> 'null' THEN text_of(correlation) END, CASE WHEN parent <> 'null' THEN text_of(parent) END,
+    dataversion, data, class, subject, CASE WHEN class = 'state' THEN coalesce(subject_task, '') END,
     valid,
     has_key,
     has_key AND (class = 'task' OR type = 'cas.progress' AND dataversion = 1),
@@ -74,54 +75,46 @@ FROM keyed;
 -- name: fold_tasks
 -- What the batch says of each task. The documents are taken apart only after the newest of each kind is found.
 INSERT INTO batch_task
-WITH newest AS (
+SELECT task_id, agent_id, first_seq, low, high, life_seq, life_rank, life.status,
+    CASE life.status WHEN 'completed' THEN nullif(json_extract(life.data, '$.output'), 'null') END,
+    CASE life.status
+        WHEN 'running' THEN NULL
+        WHEN 'completed' THEN NULL
+        WHEN 'rejected' THEN CASE WHEN life.data IS NOT NULL THEN json_object('type', coalesce(life.data->>'$.reason', 'rejected'),
+            'message', life.data->>'$.detail') END
+        ELSE nullif(json_extract(life.data, '$.error'), 'null') END,
+    CASE life.status WHEN 'cancelled' THEN life.data->>'$.reason' END,
+    attempt, started_place, start.time, nullif(json_extract(start.data, '$.input'), 'null'),
+    first_time, correlation, parent,
+    progress_place, shown.seq, number_of(json_extract(shown.data, '$.progress')), shown.data->>'$.message',
+    terminal_seq, CASE WHEN terminal_seq IS NOT NULL THEN life.time END, last_relevant_seq
+FROM (
     SELECT task_id, agent_id, min(seq) AS first_seq, min(place) AS low, max(place) AS high,
-        max(seq) FILTER (relevant AND status IS NOT NULL) AS life_seq,
+        max(seq) FILTER (life_rank IS NOT NULL) AS life_seq,
         max(life_rank) AS life_rank,
-        arg_max(status, life_rank) AS status,
-        arg_max(CASE WHEN dataversion = 1 THEN data END, life_rank) AS life_data_or_older,
-        arg_max(dataversion, life_rank) AS life_version,
+        arg_max({'status': status, 'time': time, 'data': known_data}, life_rank) AS life,
         max(attempt) FILTER (is_start) AS attempt,
         min(place) FILTER (is_start) AS started_place,
-        arg_min(time, place) FILTER (is_start) AS started_at,
-        arg_min({'version': dataversion, 'data': data}, place) FILTER (is_start) AS start,
+        arg_min({'time': time, 'data': known_data}, place) FILTER (is_start) AS start,
         arg_min(time, seq) FILTER (life_rank IS NOT NULL) AS first_time,
-        arg_min(correlation, seq) FILTER (life_rank IS NOT NULL AND correlation <> 'null') AS correlation,
-        arg_min(parent, seq) FILTER (life_rank IS NOT NULL AND parent <> 'null') AS parent,
-        max(place) FILTER (relevant AND type = 'cas.progress') AS progress_place,
-        arg_max(seq, place) FILTER (relevant AND type = 'cas.progress') AS progress_seq,
-        arg_max(data, place) FILTER (relevant AND type = 'cas.progress') AS progress_data,
+        arg_min(correlation, seq) FILTER (life_rank IS NOT NULL) AS correlation,
+        arg_min(parent, seq) FILTER (life_rank IS NOT NULL) AS parent,
+        max(place) FILTER (is_progress) AS progress_place,
+        arg_max({'seq': seq, 'data': data}, place) FILTER (is_progress) AS shown,
         min(seq) FILTER (life_rank >= 4611686018427387904) AS terminal_seq,
-        arg_min(time, seq) FILTER (life_rank >= 4611686018427387904) AS finished_at,
-        max(seq) FILTER (relevant AND (status IS NOT NULL OR type = 'cas.progress')) AS last_relevant_seq
+        max(seq) FILTER (is_progress OR life_rank IS NOT NULL) AS last_relevant_seq
     FROM (
-        SELECT *, relevant AND status = 'running' AND type = 'cas.task.started' AS is_start,
-            CASE WHEN relevant THEN
-                CASE WHEN status IN ('completed', 'failed', 'cancelled', 'rejected') THEN place + 4611686018427387904
-                     WHEN status IS NOT NULL THEN place END
-            END AS life_rank
+        SELECT seq, task_id, agent_id, place, time, status, attempt, correlation, parent, data,
+            CASE WHEN dataversion = 1 THEN data END AS known_data,
+            relevant AND type = 'cas.progress' AS is_progress,
+            relevant AND type = 'cas.task.started' AS is_start,
+            -- a terminal event is newer than any other
+            CASE WHEN relevant THEN place + CASE WHEN status IN ('completed', 'failed', 'cancelled', 'rejected')
+                THEN 4611686018427387904 WHEN status IS NOT NULL THEN 0 END END AS life_rank
         FROM staged_event WHERE owned
     )
     GROUP BY task_id, agent_id
-), parts AS (
-    SELECT *,
-        CASE WHEN life_version = 1 AND status <> 'running' THEN json_extract(life_data_or_older,
-            ['$.output', '$.error', '$.reason', '$.detail']) END AS life,
-        CASE WHEN start.version = 1 THEN json_extract(start.data, '$.input') END AS input,
-        json_extract(progress_data, ['$.progress', '$.message']) AS shown
-    FROM newest
-)
-SELECT task_id, agent_id, first_seq, low, high, life_seq, life_rank, status,
-    CASE WHEN status = 'completed' THEN nullif(life[1], 'null') END,
-    CASE WHEN status = 'rejected' AND life_version = 1 THEN json_object('type', coalesce(text_of(life[3]), 'rejected'),
-            'message', text_of(life[4]))
-         WHEN status <> 'completed' THEN nullif(life[2], 'null') END,
-    CASE WHEN status = 'cancelled' THEN text_of(life[3]) END,
-    attempt, started_place, started_at, nullif(input, 'null'),
-    first_time, text_of(correlation), text_of(parent),
-    progress_place, progress_seq, number_of(shown[1]), text_of(shown[2]),
-    terminal_seq, finished_at, last_relevant_seq
-FROM parts;
+);
 
 -- name: survey
 -- What the batch holds, and in `odd` how many reasons there are to go the exact way from the start.
@@ -139,10 +132,15 @@ SELECT
         SELECT 1 FROM staged_event WHERE owned GROUP BY task_id, agent_id, place HAVING count(*) > 1))
     -- two agents under one task id, something after the end, a progress that is no number
     + (SELECT count(*) - count(DISTINCT task_id) + count(*) FILTER (last_relevant_seq > terminal_seq)
-        + count(*) FILTER (progress_place IS NOT NULL AND progress IS NULL) FROM batch_task)
-    -- a task of which something waits
-    + (SELECT count(*) FROM cas_pending_event_internal SEMI JOIN batch_task USING (task_id)) AS odd
+        + count(*) FILTER (progress_place IS NOT NULL AND progress IS NULL) FROM batch_task) AS odd
 FROM staged_event;
+
+-- name: pending
+SELECT count(*) FROM cas_pending_event_internal;
+
+-- name: touches_pending
+-- Whether the batch speaks of a task of which something waits.
+SELECT count(*) FROM cas_pending_event_internal SEMI JOIN batch_task USING (task_id);
 
 -- name: merge_folds
 INSERT INTO cas_task_fold_internal
@@ -175,20 +173,21 @@ WHERE batch = $1
 -- NULL in `status` or `progress` says that the batch brings nothing newer, and what goes with them stays as well;
 -- `created_at` is given only while the execute is not known, and then `input` may come from the event.
 INSERT INTO cas_tasks
-SELECT t.task_id, t.agent_id, CASE WHEN newer THEN t.status END, f.attempt,
-    CASE WHEN shown THEN t.progress END, CASE WHEN shown THEN t.message END,
-    t.input, CASE WHEN newer THEN t.output END, CASE WHEN newer THEN t.error END, NULL,
-    t.parent_id, t.correlation_id, CASE WHEN f.command_seq IS NULL THEN t.first_time END,
-    CASE WHEN t.started_place = f.started_place THEN t.started_at END,
-    CASE WHEN newer THEN t.finished_at END, CASE WHEN newer THEN t.cancel_reason END,
-    greatest(t.life_seq, CASE WHEN shown THEN t.progress_seq END)
+SELECT task_id, agent_id, CASE WHEN newer THEN status END, fold_attempt,
+    CASE WHEN shown THEN progress END, CASE WHEN shown THEN message END,
+    input, CASE WHEN newer THEN output END, CASE WHEN newer THEN error END, NULL,
+    parent_id, correlation_id, CASE WHEN command_seq IS NULL THEN first_time END,
+    CASE WHEN first_start THEN started_at END,
+    CASE WHEN newer THEN finished_at END, CASE WHEN newer THEN cancel_reason END,
+    greatest(life_seq, CASE WHEN shown THEN progress_seq END)
 FROM (
-    SELECT t.task_id, t.life_rank = f.life_rank AS newer, t.life_rank IS NOT NULL AS lives,
-        coalesce(t.progress_place = f.progress_place AND t.progress_place // 1099511627776 = f.attempt, false) AS shown
-    FROM batch_task t JOIN cas_task_fold_internal f ON f.task_id = t.task_id AND f.batch = $1
-    WHERE f.agent_id = t.agent_id AND NOT coalesce(f.terminal_seq < t.first_seq, false)
-) JOIN batch_task t USING (task_id) JOIN cas_task_fold_internal f ON f.task_id = t.task_id AND f.batch = $1
-WHERE lives OR shown
+    SELECT t.*, f.attempt AS fold_attempt, f.command_seq,
+        t.life_rank = f.life_rank AS newer, t.started_place = f.started_place AS first_start,
+        t.progress_place = f.progress_place AND t.progress_place // 1099511627776 = f.attempt AS shown
+    FROM batch_task t JOIN cas_task_fold_internal f USING (task_id)
+    WHERE f.batch = $1 AND f.agent_id = t.agent_id AND (f.terminal_seq IS NULL OR f.terminal_seq >= t.first_seq)
+)
+WHERE life_rank IS NOT NULL OR shown
 ON CONFLICT (task_id) DO UPDATE SET
     status = coalesce(excluded.status, status),
     progress = CASE WHEN excluded.progress IS NULL AND excluded.attempt IS NOT DISTINCT FROM attempt
@@ -212,9 +211,10 @@ SELECT seq, id, type, task_id, agent_id, attempt, "index", time, data FROM stage
 
 -- name: store_logs
 INSERT INTO cas_agent_logs
-SELECT seq, task_id, agent_id, attempt, text_of(x[1]), text_of(x[2]), nullif(x[3], 'null'), time
+SELECT seq, task_id, agent_id, attempt, text[1], text[2], nullif(metadata, 'null'), time
 FROM (
-    SELECT *, json_extract(data, ['$.level', '$.message', '$.metadata']) AS x
+    SELECT seq, task_id, agent_id, attempt, time, json_extract_string(data, ['$.level', '$.message']) AS text,
+        json_extract(data, '$.metadata') AS metadata
     FROM staged_event WHERE valid AND type = 'cas.log' AND dataversion = 1 AND NOT stored
 );
 

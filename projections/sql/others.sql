@@ -11,7 +11,7 @@ ON CONFLICT DO NOTHING;
 -- name: update_agents
 UPDATE cas_agents AS a SET
     status = coalesce(n.status, a.status),
-    version = CASE WHEN n.facts IS NULL THEN a.version ELSE text_of(json_extract(n.facts.data, '$.version')) END,
+    version = CASE WHEN n.facts IS NULL THEN a.version ELSE json_extract_string(n.facts.data, '$.version') END,
     schema = CASE WHEN n.facts IS NULL THEN a.schema ELSE nullif(json_extract(n.facts.data, '$.schema'), 'null') END,
     registered_at = CASE WHEN n.facts IS NULL THEN a.registered_at ELSE n.facts.time END,
     breaker = coalesce(n.breaker, a.breaker),
@@ -53,18 +53,18 @@ WHERE excluded.revision > revision;
 -- Raw bytes come in base64; of a command that was ignored, the detail is its subject.
 INSERT INTO cas_dead_letters
 SELECT seq, $1, subject,
-    CASE WHEN type = 'cas.agent.command_ignored' THEN string_split(text_of(x[4]), '.')[5] ELSE task_id END,
+    CASE WHEN type = 'cas.agent.command_ignored' THEN string_split(x[4], '.')[5] ELSE task_id END,
     agent_id,
-    coalesce(text_of(x[1]), CASE WHEN type = 'cas.task.rejected' THEN 'rejected' ELSE 'command_ignored' END),
-    CASE WHEN type = 'cas.task.rejected' THEN text_of(x[2]) WHEN type = 'cas.task.failed' THEN text_of(x[5])
-         ELSE text_of(x[4]) END,
-    CASE WHEN type <> 'cas.task.failed' THEN TRY(from_base64(text_of(x[3]))) END,
+    coalesce(x[1], CASE WHEN type = 'cas.task.rejected' THEN 'rejected' ELSE 'command_ignored' END),
+    CASE WHEN type = 'cas.task.rejected' THEN x[2] WHEN type = 'cas.task.failed' THEN x[5]
+         ELSE x[4] END,
+    CASE WHEN type <> 'cas.task.failed' THEN TRY(from_base64(x[3])) END,
     stored_time(time_ns)
 FROM (
-    SELECT *, json_extract(data, ['$.reason', '$.detail', '$.raw', '$.subject', '$.error.message']) AS x
+    SELECT *, json_extract_string(data, ['$.reason', '$.detail', '$.raw', '$.subject', '$.error.message']) AS x
     FROM staged_event WHERE valid AND NOT stored AND (status IN ('rejected', 'failed') OR type = 'cas.agent.command_ignored')
 )
-WHERE type <> 'cas.task.failed' OR text_of(x[1]) = 'attempts_exhausted';
+WHERE type <> 'cas.task.failed' OR x[1] = 'attempts_exhausted';
 
 -- name: store_undecodable
 INSERT INTO cas_dead_letters VALUES ($1, $2, $3, $4, $5, 'undecodable', $6, $7, make_timestamp($8));

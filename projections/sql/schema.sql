@@ -115,5 +115,5 @@ CREATE TABLE IF NOT EXISTS cas_task_fold_internal (
 -- `started` has not come. Empty but for hostile logs.
 CREATE TABLE IF NOT EXISTS cas_pending_event_internal (
     seq BIGINT, type VARCHAR, id VARCHAR, agent_id VARCHAR, task_id VARCHAR, attempt INTEGER, "index" BIGINT,
-    place BIGINT, time TIMESTAMP, status VARCHAR, correlation JSON, parent JSON, dataversion INTEGER, data JSON
+    place BIGINT, time TIMESTAMP, status VARCHAR, correlation VARCHAR, parent VARCHAR, dataversion INTEGER, data JSON
 );

@@ -37,7 +37,7 @@ CREATE TEMP TABLE staged_event (
     time TIMESTAMP,
     time_ns BIGINT,         -- when the server stored it
     status VARCHAR,         -- of the task after a lifecycle event; NULL for all others
-    correlation JSON, parent JSON, dataversion INTEGER, data JSON,
+    correlation VARCHAR, parent VARCHAR, dataversion INTEGER, data JSON,
     class VARCHAR, subject VARCHAR, state_key VARCHAR,
     valid BOOLEAN,          -- an envelope that agrees with its subject
     owned BOOLEAN,          -- of the task's owner: counts for the row in cas_task_fold_internal

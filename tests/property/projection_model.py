@@ -206,7 +206,7 @@ def _expected_task(
         row["created_at"] = stored_time(seq)
         row["input"], row["metadata"] = command.body.get("input"), command.body.get("metadata")
         for column in ("parent_id", "correlation_id"):
-            row[column] = _text(command.body.get(column)) or row[column]
+            row[column] = _string(command.body.get(column)) or row[column]
     return row
 
 
@@ -238,4 +238,9 @@ def _add_lifecycle(row: dict[str, Any], life: list[tuple[int, Fact]]) -> None:
 
 
 def _text(value: Any) -> str | None:
+    """Text columns show a string as it is and any other value as JSON."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _string(value: Any) -> str | None:
     return value if isinstance(value, str) else None
