@@ -22,7 +22,7 @@ from cas_events.jetstream.topology import ensure_streams
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
 from projections.projector import Projector
-from projections.queries import Queries
+from projections.queries import Limits, Queries
 from projections.service import SqlService
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,14 @@ def replace_process() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # No shell is wanted.
 
 
-async def run(settings: Settings, *, on_stuck: Callable[[], None] = replace_process) -> None:
+async def run(
+    settings: Settings, *, limits: Limits | None = None, on_stuck: Callable[[], None] = replace_process
+) -> None:
     """Project and answer until SIGTERM or SIGINT.
 
     Args:
         settings: of the deployment.
+        limits: of each query; the usual ones without it.
         on_stuck: called when a query heeds no interrupt.
 
     Raises:
@@ -53,7 +56,7 @@ async def run(settings: Settings, *, on_stuck: Callable[[], None] = replace_proc
         await ensure_streams(JetStream(connection), settings.deployment, settings.replicas)
         projector = await Projector.open(connection, names, settings.database_path)
         stack.push_async_callback(projector.close)
-        queries = Queries(projector.fold.reader, events_stream=names.events, on_stuck=on_stuck)
+        queries = Queries(projector.fold.reader, events_stream=names.events, limits=limits, on_stuck=on_stuck)
         stack.callback(queries.close)
         projector.on_memory_short(queries.interrupt)
         service = SqlService(connection, names, projector, queries)

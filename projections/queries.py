@@ -28,6 +28,7 @@ Params = Sequence[object] | Mapping[str, object]
 READERS = 4
 WAITING_MAX = 64
 SQL_BYTES_MAX = 256 * 1024
+_FAREWELL_S = 0.2
 _POSITION = "SELECT last_seq FROM cas_projection WHERE stream = ?"
 
 
@@ -137,7 +138,8 @@ class Queries:
         except TimeoutError:
             log.warning("a query heeds no interrupt")
             if self._on_stuck is not None:
-                self._on_stuck()
+                # A little later, so that whoever asked still gets an answer.
+                asyncio.get_running_loop().call_later(_FAREWELL_S, self._on_stuck)
             raise _timeout(limits.time_s) from None
         except QueryError as error:
             raise (_timeout(limits.time_s) if error.reason == "timeout" else error) from error

@@ -39,7 +39,8 @@ TABLES = (
 class ProjectorProcess:
     """`python -m projections`, with its stderr."""
 
-    def __init__(self, url: str, deployment: str, home: Path) -> None:
+    def __init__(self, url: str, deployment: str, home: Path, *args: str) -> None:
+        self._args = args or ("-m", "projections")
         self._environment = os.environ | {
             "CAS_NATS_URL": url,
             "CAS_DEPLOYMENT": deployment,
@@ -50,7 +51,7 @@ class ProjectorProcess:
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "projections", env=self._environment, stderr=asyncio.subprocess.PIPE
+            sys.executable, *self._args, env=self._environment, stderr=asyncio.subprocess.PIPE
         )
         self.ready = await asyncio.wait_for(self._until_ready(), 20)
 
@@ -77,8 +78,8 @@ class ProjectorProcess:
 
 
 @asynccontextmanager
-async def projecting(url: str, deployment: str, home: Path) -> AsyncIterator[ProjectorProcess]:
-    process = ProjectorProcess(url, deployment, home)
+async def projecting(url: str, deployment: str, home: Path, *args: str) -> AsyncIterator[ProjectorProcess]:
+    process = ProjectorProcess(url, deployment, home, *args)
     await process.start()
     try:
         yield process
