@@ -11,7 +11,6 @@ import logging
 import time
 
 from cas_events.errors import CasEventsError
-from cas_events.jetstream.answers import time_ns
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.reads import DecidingReads
 from cas_events.wire.subjects import Names
@@ -63,7 +62,7 @@ class StorageWatch:
             return
         self._reads.is_single_copy = commands.config.get("num_replicas", 1) == 1
         self.first_seq = stream.state.first_seq
-        self.first_time_ns = time_ns(stream.state.first_ts)
+        self.first_time_ns = stream.state.first_time_ns
         ratio = max(
             _ratio(stream.state.bytes, int(stream.config.get("max_bytes", -1))),
             _ratio(account["storage"], account["limits"]["max_storage"]),
