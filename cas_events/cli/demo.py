@@ -8,7 +8,6 @@ what it is for, so they are no failure. The processes' own logs go to files in t
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -24,16 +23,12 @@ from cas_events.cli.asking import query
 from cas_events.cli.output import console, print_table
 from cas_events.cli.stack import Plan, Stack
 from cas_events.cli.texts import failure_text
-from cas_events.cli.view import TaskView, log_line
-from cas_events.domain.events import Event
+from cas_events.cli.view import TaskView
 from cas_events.errors import CasEventsError, PathNotFoundError, ProjectionError, TaskNotCompletedError
 from cas_events.jetstream.connection import Connection
 from cas_events.settings import Settings
 
 AGENT = "security-audit"
-# Log lines of a kind that the terminal gets; the log has all.
-LINES_MAX = {"high": 10, "medium": 6, "low": 4}
-LINES_MAX_OTHER = 3  # for each reason why files cannot be read
 READY_S = 60.0
 CANCEL_S = 3.0
 
@@ -80,31 +75,9 @@ async def _wait_ready(target: Console, stack: Stack) -> None:
 # --- the task --------------------------------------------------------------------------------------------------------
 
 
-class _Sieve:
-    """Lets the first log lines of a kind through to the terminal, and counts the rest.
-
-    Attributes:
-        hidden: how many lines were not shown.
-    """
-
-    def __init__(self) -> None:
-        self.hidden = 0
-        self._shown: Counter[str] = Counter()
-
-    def __call__(self, event: Event) -> Text | None:
-        kind = demo_report.kind_of(event)
-        if kind is None:
-            return log_line(event)
-        if self._shown[kind] == LINES_MAX.get(kind, LINES_MAX_OTHER):
-            self.hidden += 1
-            return None
-        self._shown[kind] += 1
-        return demo_report.audit_line(event)
-
-
 async def _audit(target: Console, settings: Settings, path: Path) -> tuple[TaskResult, int]:
     """Run the workflow; its result, and how many log lines were not shown."""
-    sieve = _Sieve()
+    sieve = demo_report.Sieve()
     async with Client(settings=settings) as cas:
         task = await cas.submit_task(AGENT, {"path": str(path)}, wait_for_runner_s=READY_S)
         target.print(Text(f"\n{AGENT} of {path}, task {task.task_id}", style="bold"), soft_wrap=True)
@@ -147,6 +120,8 @@ async def _ask_tables(target: Console, settings: Settings, result: TaskResult) -
             except ProjectionError as error:
                 raise CasEventsError(f"{title}: {error}") from error
             print_table(answer.columns, answer.rows, types=answer.types, indent=2)
+            if takes_task:
+                demo_report.print_difference(target, result.output, answer.rows)
 
 
 if __name__ == "__main__":

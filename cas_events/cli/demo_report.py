@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from cas_events.cli.texts import clock, duration, one_line
 from cas_events.cli.up import home_prefix
+from cas_events.cli.view import log_line
 from cas_events.domain.events import Event
 
 SEVERITY_STYLES: Mapping[str, str] = {"high": "red", "medium": "yellow", "low": "cyan"}
@@ -42,18 +44,51 @@ _BY_FILE = (
 )
 
 
-def kind_of(event: Event) -> str | None:
-    """Severity of a finding, reason of a file that could not be read; None for other log lines."""
-    fields = event.data.get("metadata")
-    if event.data.get("message") not in {"finding", "not readable"} or not isinstance(fields, dict):
-        return None
-    return str(fields.get("severity") or fields.get("problem") or "")
+# Log lines of a kind that the terminal gets; the log has all.
+LINES_MAX = {"high": 10, "medium": 6, "low": 4}
+LINES_MAX_OTHER = 3  # of each problem with files, and of each other message
 
 
-def audit_line(event: Event) -> Text:
-    """A finding, or a file that could not be read, as a line."""
+class Sieve:
+    """Lets the first log lines of a kind through to the terminal, and counts the rest.
+
+    Attributes:
+        hidden: how many lines were not shown.
+    """
+
+    def __init__(self) -> None:
+        self.hidden = 0
+        self._shown: Counter[str] = Counter()
+
+    def __call__(self, event: Event) -> Text | None:
+        """The line, or None when there were enough of its kind."""
+        kind = _kind(event)
+        if self._shown[kind] == LINES_MAX.get(kind, LINES_MAX_OTHER):
+            self.hidden += 1
+            return None
+        self._shown[kind] += 1
+        return _audit_line(event) if _is_audit_line(event) else log_line(event)
+
+
+def _is_audit_line(event: Event) -> bool:
+    return event.data.get("message") in {"finding", "not readable"}
+
+
+def _fields(event: Event) -> dict[str, Any]:
     fields = event.data.get("metadata")
-    fields = fields if isinstance(fields, dict) else {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _kind(event: Event) -> str:
+    """Severity of a finding, problem with a file, or the message."""
+    fields = _fields(event)
+    audit = fields.get("severity") or fields.get("problem")
+    return str(audit if _is_audit_line(event) and audit else event.data.get("message"))
+
+
+def _audit_line(event: Event) -> Text:
+    """A finding, or a file that could not be read: place and kind."""
+    fields = _fields(event)
     word = str(fields.get("severity") or fields.get("problem") or "")
     line = Text(f"{clock(event.time)} ", style="dim")
     line.append(f"{one_line(word):<9}", style=SEVERITY_STYLES.get(word, "magenta"))
@@ -99,6 +134,14 @@ def _print_remediation(target: Console, remediation: Mapping[str, Any]) -> None:
     line.append(f"{_place(remediation)}  {one_line(remediation['title'])}")
     target.print(line, soft_wrap=True)
     target.print(Text(f"          {one_line(remediation['remedy'])}", style="dim"), soft_wrap=True)
+
+
+def print_difference(target: Console, result: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> None:
+    """Say it when the log has fewer findings than the result, which counts all of them."""
+    logged, total = sum(int(row[-1]) for row in rows), int(result["findings"]["total"])
+    if logged < total:
+        text = f"  {logged} of {total} findings: the log of a task is bounded, the result counts them all"
+        target.print(Text(text, style="dim"), soft_wrap=True)
 
 
 def _total(result: Mapping[str, Any], name: str) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cas_events.cli import texts
 from cas_events.cli.children import Backoff
-from cas_events.cli.demo_report import audit_line, kind_of
+from cas_events.cli.demo_report import Sieve
 from cas_events.cli.look import event_line
 from cas_events.cli.output import is_number
-from cas_events.cli.view import log_line
+from cas_events.cli.view import TaskView, log_line
 from cas_events.domain import events
 from cas_events.domain.events import Event
 
@@ -139,24 +141,72 @@ def test_finding_is_shown_by_place_and_kind() -> None:
         "tool": "ruff",
         "rule": "S602",
     }
-    finding = event(events.LOG, message="finding", metadata=fields)
-    assert kind_of(finding) == "high"
-    assert audit_line(finding).plain.endswith("high     a b.py:3  shell  (ruff S602)")
+    line = Sieve()(event(events.LOG, message="finding", metadata=fields))
+    assert line is not None
+    assert line.plain.endswith("high     a b.py:3  shell  (ruff S602)")
 
 
 def test_unreadable_file_is_shown_with_its_problem() -> None:
-    problem = event(
-        events.LOG,
-        message="not readable",
-        metadata={"problem": "syntax", "file": "x.py", "line": 0, "tool": ""},
-    )
-    assert kind_of(problem) == "syntax"
-    assert audit_line(problem).plain.endswith("syntax   x.py  cannot be looked through")
+    fields = {"problem": "syntax", "file": "x.py", "line": 0, "tool": ""}
+    line = Sieve()(event(events.LOG, message="not readable", metadata=fields))
+    assert line is not None
+    assert line.plain.endswith("syntax   x.py  cannot be looked through")
 
 
-def test_other_log_lines_are_no_findings() -> None:
-    assert kind_of(event(events.LOG, message="files listed", metadata={})) is None
-    assert kind_of(event(events.LOG, message="finding", metadata=None)) is None
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ({"message": "finding", "metadata": {"severity": "high"}}, 10),
+        ({"message": "finding", "metadata": {"severity": "low"}}, 4),
+        ({"message": "finding", "metadata": None}, 3),
+        ({"message": "files listed", "metadata": {"severity": "high"}}, 3),
+        ({}, 3),
+    ],
+)
+def test_sieve_shows_the_first_of_each_kind_and_counts_the_rest(data: dict[str, Any], shown: int) -> None:
+    sieve = Sieve()
+    lines = [sieve(event(events.LOG, **data)) for _ in range(25)]
+    assert sum(line is not None for line in lines) == shown
+    assert sieve.hidden == 25 - shown
+
+
+def view_of(*shown: Event, is_terminal: bool) -> str:
+    out = io.StringIO()
+    target = Console(file=out, force_terminal=is_terminal, width=120, color_system=None, legacy_windows=False)
+    with TaskView(target, "echo") as view:
+        for one in shown:
+            view.show(one)
+    return out.getvalue()
+
+
+STORY = (
+    event(events.STARTED, input={}),
+    event(events.PROGRESS, progress=0.25, message="a [red]quarter"),
+    event(events.LOG, level="info", message="hello", metadata={}),
+    event(events.PROGRESS, progress=0.26, message="hardly more"),
+    event(events.RETRYING, error={"type": "E", "message": "again"}),
+    event(events.PROGRESS, progress=1, message="done", node="scan"),
+    event(events.COMPLETED, output=1),
+)
+
+
+def test_view_on_a_terminal_ends_with_a_full_bar_and_keeps_the_log_above() -> None:
+    last = view_of(*STORY, is_terminal=True).split("\r")[-1]
+    assert "echo" in last
+    assert "100%" in last
+    assert "completed" in last
+    assert "info     hello" in view_of(*STORY, is_terminal=True)
+    assert "a [red]quarter" in view_of(*STORY[:2], is_terminal=True)
+
+
+def test_view_without_a_terminal_is_lines_with_progress_every_tenth() -> None:
+    lines = [line.split(" ", 1)[1] for line in view_of(*STORY, is_terminal=False).splitlines()]
+    assert lines == [
+        "progress 25% a [red]quarter",
+        "info     hello",
+        "retrying    E: again",
+        "progress 100% scan done",
+    ]
 
 
 @pytest.mark.parametrize(
