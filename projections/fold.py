@@ -114,9 +114,14 @@ class Fold:
         self.positions = reached
         return reached
 
-    def checkpoint(self) -> None:
-        """Move what is committed from the write-ahead log into the file."""
-        self._connection.execute("CHECKPOINT")
+    def checkpoint(self) -> bool:
+        """Move what is committed from the write-ahead log into the file; False: not now, because queries run."""
+        try:
+            self._connection.execute("CHECKPOINT")
+        except store.Error as error:
+            log.debug("no checkpoint now: %s", _line(error))
+            return False
+        return True
 
     def reader(self) -> store.Connection:
         """A connection for another thread."""

@@ -151,9 +151,9 @@ class Projector:
             await self._apply(commands, events)
             self._resolve_waiting()
             self._written_bytes += sum([len(message.data) for message in events])
-            if self._written_bytes > _CHECKPOINT_BYTES and self._handover.is_idle:
-                self._written_bytes = 0
-                await self._in_thread(self._fold.checkpoint)
+            if self._written_bytes > _CHECKPOINT_BYTES and self._handover.is_live:
+                done = await self._in_thread(self._fold.checkpoint)
+                self._written_bytes = 0 if done else _CHECKPOINT_BYTES - _CHECKPOINT_RETRY_BYTES
 
     async def _apply(self, commands: list[StoredMessage], events: list[StoredMessage]) -> None:
         """Write a batch; in halves when queries have left too little memory for the whole."""
