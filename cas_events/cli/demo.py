@@ -124,5 +124,6 @@ async def _ask_tables(target: Console, settings: Settings, result: TaskResult) -
                 demo_report.print_difference(target, result.output, answer.rows)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it as the process."""
     entry.main(app, "scripts/demo")
