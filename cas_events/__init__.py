@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cas_events.client import Client
     from cas_events.domain.events import Event
+    from cas_events.domain.limits import TelemetryLimits
     from cas_events.domain.retry import RetryPolicy
     from cas_events.errors import (
         AgentUnavailableError,
@@ -46,6 +47,7 @@ _HOMES = {
     "Task": "session",
     "TaskContext": "runner.context",
     "TaskResult": "results",
+    "TelemetryLimits": "domain.limits",
     "UnknownTaskError": "errors",
     "current_task": "runner.context",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "Task",
     "TaskContext",
     "TaskResult",
+    "TelemetryLimits",
     "UnknownTaskError",
     "current_task",
 ]

@@ -19,7 +19,6 @@ from cas_events.domain.tokens import require_token
 from cas_events.errors import (
     ConnectionLostError,
     DuplicateTaskError,
-    PayloadTooLargeError,
     RefusedError,
     ServerError,
 )
@@ -28,6 +27,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import build_header
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.uuid7 import uuid7
+from cas_events.wire.claims import require_small_enough
 from cas_events.wire.commands import SUBMIT_HEADER, encode_execute
 from cas_events.wire.subjects import Names
 
@@ -95,9 +95,7 @@ def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOption
         raise TypeError(f"a task has no option {min(unknown)!r}")
     present = {name: value for name, value in members.items() if value is not None}
     data, blobs = encode_execute(present, claim_bytes=CLAIM_CHECK_BYTES)
-    for blob in blobs:
-        if len(blob) > CLAIM_BYTES_MAX:
-            raise PayloadTooLargeError("the input", payload_bytes=len(blob), limit_bytes=CLAIM_BYTES_MAX)
+    require_small_enough(blobs, "the input", CLAIM_BYTES_MAX)
     return PreparedExecute(
         agent_id=agent_id,
         task_id=uuid7() if own_id is None else require_token("task id", own_id),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 CLAIM_CHECK_BYTES = 256 * 1024  # a larger `data` member becomes a claim check (PROTOCOL section 3)
 ERROR_MESSAGE_BYTES = 8 * 1024
@@ -17,6 +17,46 @@ LOG_BURST = 1_000.0
 LOG_PER_S = 500.0
 TELEMETRY_BYTES_BURST = 8.0 * 1024 * 1024
 TELEMETRY_BYTES_PER_S = 4.0 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryLimits:
+    """What one task may emit, and how large its input and its outputs may be; a runner is given one for all its tasks.
+
+    A burst is what may come at once after a quiet time; the rate is what may come from then on.
+
+    Attributes:
+        progress_per_s: progress events a second and task, after coalescing.
+        progress_burst: progress events at once.
+        log_per_s: log lines a second and task; what is over is dropped, counted and said.
+        log_burst: log lines at once.
+        bytes_per_s: bytes of telemetry a second and task.
+        bytes_burst: bytes of telemetry at once.
+        claim_bytes_max: the largest input, output or partial output that travels by claim check; at most
+            `CLAIM_BYTES_MAX`, since clients read no more.
+
+    Raises:
+        ValueError: a limit is not above 0, a burst admits not even one event, or claim checks would be too large.
+    """
+
+    progress_per_s: float = PROGRESS_PER_S
+    progress_burst: float = PROGRESS_BURST
+    log_per_s: float = LOG_PER_S
+    log_burst: float = LOG_BURST
+    bytes_per_s: float = TELEMETRY_BYTES_PER_S
+    bytes_burst: float = TELEMETRY_BYTES_BURST
+    claim_bytes_max: int = CLAIM_BYTES_MAX
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            least = 1.0 if field.name.endswith("_burst") else 0.0
+            value = getattr(self, field.name)
+            if not value > 0.0 or value < least:
+                raise ValueError(f"{field.name} is {value}; it must be {'1 or more' if least else 'above 0'}")
+        if self.claim_bytes_max > CLAIM_BYTES_MAX:
+            raise ValueError(
+                f"claim_bytes_max is {self.claim_bytes_max}; clients read at most {CLAIM_BYTES_MAX} bytes"
+            )
 
 
 @dataclass(slots=True)

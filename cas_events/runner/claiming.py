@@ -16,7 +16,6 @@ from typing import Any
 from cas_events.domain import events
 from cas_events.domain.commands import Cancel, Execute
 from cas_events.domain.decide import Claim, Last
-from cas_events.domain.limits import CLAIM_BYTES_MAX
 from cas_events.errors import (
     CasEventsError,
     ConnectionLostError,
@@ -187,7 +186,8 @@ async def _fetch_input(place: Workplace, execution: Execution) -> dict[str, Any]
         return value
     problem = "its object holds no JSON object"
     try:
-        blob = await patiently(lambda: place.blobs.get(value["sha256"], max_bytes=CLAIM_BYTES_MAX))
+        limit_bytes = place.limits.claim_bytes_max
+        blob = await patiently(lambda: place.blobs.get(value["sha256"], max_bytes=limit_bytes))
         found = decode_json(blob)
         if isinstance(found, dict):
             return found

@@ -20,7 +20,7 @@ from cas_events.domain import events
 from cas_events.domain.commands import Cancel
 from cas_events.domain.decide import HANDOVER, NAK_DELAY_MAX_S, Claim, after_error
 from cas_events.domain.retry import backoff_s
-from cas_events.errors import NotJsonError
+from cas_events.errors import NotJsonError, PayloadTooLargeError
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.failures import error_members
@@ -220,6 +220,7 @@ class Execution:
             loop=self._loop,
             spawn=self._place.spawn,
             is_blocked=lambda: self._place.keeper.storage.is_tight,
+            limits=self._place.limits,
         )
         if self._phase is _Phase.ENDING:
             self._telemetry.close()
@@ -274,7 +275,7 @@ class Execution:
     async def _complete(self, output: Any, duration: Mapping[str, Any]) -> None:
         try:
             await self._finish(events.COMPLETED, {"output": output, **duration})
-        except NotJsonError as problem:
+        except (NotJsonError, PayloadTooLargeError) as problem:
             await self._finish(
                 events.FAILED, {"error": error_members(problem), "reason": "error", **duration}
             )
@@ -329,6 +330,7 @@ class Execution:
             time_ns=time.time_ns(),
             members={**members, "tries": self.claim.tries, "command_seq": self.facts.command_seq},
             expected_seq=self._lock_seq if expected_seq is None else expected_seq,
+            member_bytes_max=self._place.limits.claim_bytes_max if type_ == events.COMPLETED else None,
         )
 
     async def _settle_lost(self) -> None:

@@ -25,7 +25,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently, patiently_unsent
-from cas_events.wire.claims import encode_members
+from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.envelope import EventEncoder, decode_event
 from cas_events.wire.subjects import Names
 
@@ -97,6 +97,7 @@ class Ledger:
         time_ns: int,
         members: Mapping[str, Any],
         expected_seq: int,
+        member_bytes_max: int | None = None,
     ) -> int:
         """Append a lifecycle event and return its sequence.
 
@@ -108,13 +109,17 @@ class Ledger:
             time_ns: when it happened, nanoseconds since the epoch.
             members: its `data`; large members become claim checks, put before the append.
             expected_seq: the lock.
+            member_bytes_max: the largest member that may travel by claim check; None for no bound.
 
         Raises:
             LostRaceError: somebody else appended first.
             NotJsonError: a member has no JSON form; nothing was sent.
+            PayloadTooLargeError: a member is over ``member_bytes_max``; nothing was sent.
             RefusedError: the server refuses it for good.
         """
         data, blobs = encode_members(members)
+        if member_bytes_max is not None:
+            require_small_enough(blobs, "the output", member_bytes_max)
         await self.put_blobs(blobs)
         payload = encoder.encode(type_, index, time_ns, data)
         subject = self._names.lifecycle(agent_id, encoder.task_id)

@@ -19,20 +19,15 @@ from typing import Any
 from cas_events.domain import events
 from cas_events.domain.limits import (
     CLAIM_CHECK_BYTES,
-    LOG_BURST,
     LOG_LINE_BYTES,
-    LOG_PER_S,
-    PROGRESS_BURST,
-    PROGRESS_PER_S,
-    TELEMETRY_BYTES_BURST,
-    TELEMETRY_BYTES_PER_S,
+    TelemetryLimits,
     TokenBucket,
     cut_utf8,
 )
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
 from cas_events.runner.context import DONE, Awaitable
-from cas_events.wire.claims import encode_members
+from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.envelope import EventEncoder
 from cas_events.wire.jsonvalue import encode_lossy
 from cas_events.wire.subjects import Names
@@ -59,6 +54,7 @@ class Telemetry:
         loop: the event loop; everything but encoding happens there.
         spawn: starts a supervised coroutine.
         is_blocked: whether the storage is so full that telemetry is dropped.
+        limits: rates and sizes.
     """
 
     def __init__(
@@ -73,6 +69,7 @@ class Telemetry:
         loop: asyncio.AbstractEventLoop,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         is_blocked: Callable[[], bool],
+        limits: TelemetryLimits,
     ) -> None:
         self._encoder = encoder
         self._publisher = publisher
@@ -87,11 +84,12 @@ class Telemetry:
         }
         self._subjects["output"] = names.out(agent_id, task_id)
         now_s = time.monotonic()
-        self._progress_budget = TokenBucket.full(per_s=PROGRESS_PER_S, burst=PROGRESS_BURST, now_s=now_s)
-        self._log_budget = TokenBucket.full(per_s=LOG_PER_S, burst=LOG_BURST, now_s=now_s)
-        self._bytes_budget = TokenBucket.full(
-            per_s=TELEMETRY_BYTES_PER_S, burst=TELEMETRY_BYTES_BURST, now_s=now_s
+        self._limits = limits
+        self._progress_budget = TokenBucket.full(
+            per_s=limits.progress_per_s, burst=limits.progress_burst, now_s=now_s
         )
+        self._log_budget = TokenBucket.full(per_s=limits.log_per_s, burst=limits.log_burst, now_s=now_s)
+        self._bytes_budget = TokenBucket.full(per_s=limits.bytes_per_s, burst=limits.bytes_burst, now_s=now_s)
         self._waiting_progress: dict[_Origin, _Progress] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._in_flight = {"events": 0, "output": 0}
@@ -105,7 +103,7 @@ class Telemetry:
     # --- what agent code calls, through its context ------------------------------------------------------------------
 
     def progress(self, fraction: float, message: str, *, node: str | None, agent: str | None) -> Awaitable:
-        """Emit progress, at most `PROGRESS_PER_S` a second; the newest of each node wins."""
+        """Emit progress, at most `progress_per_s` a second; the newest of each node wins."""
         self._on_loop(self._offer_progress, (node, agent), (fraction, message))
         return self._breath()
 
@@ -114,8 +112,10 @@ class Telemetry:
 
         Raises:
             NotJsonError: it has no JSON form.
+            PayloadTooLargeError: it is over the limit of claim checks.
         """
         data, blobs = encode_members({"kind": kind, "value": value})
+        require_small_enough(blobs, "the output", self._limits.claim_bytes_max)
         self._on_loop(self._emit_output, data, blobs)
         return self._breath()
 

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from cas_events.domain.limits import TelemetryLimits
 from cas_events.domain.retry import RetryPolicy
 from cas_events.errors import CasEventsError, ServerError
 from cas_events.jetstream.api import JetStream
@@ -71,6 +72,7 @@ class Runner:
         grace_s: how long agent code may take to end when asked to, and a shutdown to finish tasks.
         places: how many tasks this process takes at once.
         stall_s: a process whose event loop does not run for so long is ended.
+        limits: what each task may emit, and how large its input and outputs may be.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Runner:
         grace_s: float = DEFAULT_GRACE_S,
         places: int = DEFAULT_PLACES,
         stall_s: float = DEFAULT_STALL_S,
+        limits: TelemetryLimits | None = None,
     ) -> None:
         self._url = url
         self._settings = settings
@@ -89,6 +92,7 @@ class Runner:
         self._grace_s = grace_s
         self._places = places
         self._stall_s = stall_s
+        self._limits = limits or TelemetryLimits()
         self._agents: dict[str, AgentSpec] = {}
         self._stop: asyncio.Event | None = None
         self._handlers: set[asyncio.Task[None]] = set()
@@ -228,6 +232,7 @@ class Runner:
                 agents=self._agents,
                 lease_s=self._lease_s,
                 grace_s=self._grace_s,
+                limits=self._limits,
                 spawn=lambda work: group.create_task(_guard(work)),
             )
             await self._serve_until_stopped(group, place)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cas_events.domain.limits import TelemetryLimits
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
@@ -43,6 +44,7 @@ class Workplace:
         agents: what is served.
         lease_s: redelivery time of an agent's consumer that this process would create.
         grace_s: how long agent code may take to end when asked to.
+        limits: what a task may emit, and how large its input and outputs may be.
         spawn: starts a supervised coroutine.
         running: executions of this process by task id, from their claim to their end.
         is_stopping: the process shuts down.
@@ -61,6 +63,7 @@ class Workplace:
     agents: dict[str, AgentSpec]
     lease_s: float
     grace_s: float
+    limits: TelemetryLimits
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     running: dict[str, Execution] = field(default_factory=dict)
     is_stopping: bool = False

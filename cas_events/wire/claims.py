@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cas_events.domain.limits import CLAIM_CHECK_BYTES
+from cas_events.errors import PayloadTooLargeError
 from cas_events.wire.jsonvalue import encode_if_clean, encode_json
 
 _KEYS = frozenset({"$ref", "bytes", "sha256"})
@@ -67,3 +68,14 @@ def encode_members(
             encoded = encode_json(claim_for(encoded), path=name)
         parts.append(b"%b:%b" % (encode_json(name, path=name), encoded))
     return b"{" + b",".join(parts) + b"}", blobs
+
+
+def require_small_enough(blobs: Sequence[bytes], what: str, limit_bytes: int) -> None:
+    """Check the objects of claim checks against the configured limit, before any is put.
+
+    Raises:
+        PayloadTooLargeError: one is over ``limit_bytes``.
+    """
+    for blob in blobs:
+        if len(blob) > limit_bytes:
+            raise PayloadTooLargeError(what, payload_bytes=len(blob), limit_bytes=limit_bytes)
