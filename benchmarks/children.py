@@ -1,7 +1,7 @@
 """The processes of a benchmark: a server, a worker and a client are separate, as in real use.
 
-A child says ``ready`` or prints its result as one JSON line; it ends when its standard input does, so that none
-outlives the benchmark. Every wait has a bound.
+No child outlives the benchmark, even when that is killed (`server_guard`). Every wait has a bound. A worker of the
+floor says ``ready``, a client prints its result as one JSON line; the runtime's worker is the `cas worker` command.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 
 from benchmarks.plan import Plan
+from cas_events import server_guard
 
 START_TIMEOUT_S = 30.0
 RESULT_TIMEOUT_S = 300.0
-END_TIMEOUT_S = 5.0
+END_TIMEOUT_S = 10.0
 _LINE_BYTES_MAX = 16 * 1024 * 1024
+
+Process = asyncio.subprocess.Process
 
 
 class ChildFailedError(RuntimeError):
@@ -32,16 +35,16 @@ class ChildFailedError(RuntimeError):
 
 
 @asynccontextmanager
-async def child(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run ``python -m module`` for the length of the block."""
+async def child(*arguments: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
+    """Run ``python -m arguments...`` for the length of the block."""
+    guard = (sys.executable, "-I", "-S", server_guard.__file__, str(os.getpid()))
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
+        *guard,
+        *(sys.executable, "-m", *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES_MAX,
+        env={**os.environ, **(environment or {})},
     )
     try:
         yield process
@@ -49,35 +52,46 @@ async def child(module: str, *arguments: str) -> AsyncIterator[asyncio.subproces
         await _end(process)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
+async def _end(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
             await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        process.kill()
         await process.wait()
 
 
-async def wait_until_ready(process: asyncio.subprocess.Process) -> None:
-    """Wait for the line ``ready``."""
-    if await _line(process, START_TIMEOUT_S) != b"ready":
-        raise ChildFailedError("a worker did not become ready")
+@asynccontextmanager
+async def floor_worker(plan: Plan) -> AsyncIterator[Process]:
+    """The floor's worker, ready."""
+    async with child("benchmarks.floor", "worker", plan.to_argument()) as process:
+        if await _line(process, START_TIMEOUT_S) != b"ready":
+            raise ChildFailedError("the floor's worker did not become ready")
+        yield process
 
 
-async def result_of(module: str, *arguments: str) -> dict[str, Any]:
-    """Run ``python -m module`` to its end; its result."""
-    async with child(module, *arguments) as process:
+@asynccontextmanager
+async def cas_worker(plan: Plan, target: str) -> AsyncIterator[Process]:
+    """A runner process by the `cas` command; clients wait until it serves."""
+    settings = {"CAS_NATS_URL": plan.url, "CAS_DEPLOYMENT": plan.deployment}
+    arguments = ("cas_events.cli", "worker", target, "--log-level", "warning")
+    async with child(*arguments, environment=settings) as process:
+        yield process
+
+
+async def result_of(module: str, role: str, plan: Plan) -> dict[str, Any]:
+    """Run a role of a module to its end; its result."""
+    async with child(module, role, plan.to_argument()) as process:
         line = await _line(process, RESULT_TIMEOUT_S)
         if not line:
-            raise ChildFailedError(f"{module} {arguments[0]} ended without a result")
+            raise ChildFailedError(f"{module} {role} ended without a result")
         result: dict[str, Any] = msgspec.json.decode(line)
         return result
 
 
-async def _line(process: asyncio.subprocess.Process, timeout_s: float) -> bytes:
+async def _line(process: Process, timeout_s: float) -> bytes:
     assert process.stdout is not None
     async with asyncio.timeout(timeout_s):
         return (await process.stdout.readline()).strip()
@@ -96,14 +110,7 @@ def say_result(result: dict[str, Any]) -> None:
     print(msgspec.json.encode(result).decode(), flush=True)
 
 
-def main(roles: dict[str, Callable[[Plan], Coroutine[Any, Any, None]]]) -> None:
-    """Run the role of the command line with the plan of the command line, while standard input is open."""
+def main(roles: Mapping[str, Callable[[Plan], Coroutine[Any, Any, None]]]) -> None:
+    """Run the role of the command line with the plan of the command line."""
     role, plan = sys.argv[1:]
-    asyncio.run(_while_stdin_is_open(roles[role](Plan.from_argument(plan))))
-
-
-async def _while_stdin_is_open(work: Coroutine[Any, Any, None]) -> None:
-    loop = asyncio.get_running_loop()
-    # A process that waits in nats-py may swallow a cancellation; the parent is gone, so nothing is left to tidy up.
-    loop.add_reader(sys.stdin.fileno(), lambda: os._exit(0))
-    await work
+    asyncio.run(roles[role](Plan.from_argument(plan)))

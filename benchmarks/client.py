@@ -7,14 +7,12 @@ import os
 import time
 from collections import deque
 
-from benchmarks.children import main, say_result
+from benchmarks.children import START_TIMEOUT_S, main, say_result
 from benchmarks.plan import Plan
 from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, burst_per_s, latencies_ms
 from cas_events import Client, Task
 from cas_events.domain.events import PROGRESS, STARTED
 from cas_events.settings import Settings
-
-SETTLED_TIMEOUT_S = 30.0
 
 
 async def tasks(plan: Plan) -> None:
@@ -22,7 +20,7 @@ async def tasks(plan: Plan) -> None:
     async with Client(settings=Settings(nats_url=plan.url, deployment=plan.deployment)) as cas:
 
         async def run(task_id: str) -> None:
-            result = await cas.execute_task("noop", {})
+            result = await cas.execute_task("noop", {}, wait_for_runner_s=START_TIMEOUT_S)
             assert result.status == "completed", (task_id, result)
 
         result: dict[str, object] = {"noop_ms": await latencies_ms(run, "s", plan.sizes.sequential)}
@@ -31,7 +29,7 @@ async def tasks(plan: Plan) -> None:
             result["tasks_per_s"] = await burst_per_s(run, "b", plan.sizes.burst)
             result["cpu_us"] = cpu.us_per(plan.sizes.burst)
         if "tick" in plan.wanted:
-            result["tick_ms"] = await _ticks_ms(cas)
+            result["tick_ms"] = await _ticks_ms(cas, plan)
         if "graph" in plan.wanted:
             result["graph_ms"] = await _graphs_ms(cas, plan)
     say_result(result)
@@ -44,12 +42,13 @@ async def cancels(plan: Plan) -> None:
     say_result({"cancel_ms": measured})
 
 
-async def _ticks_ms(cas: Client) -> list[float]:
+async def _ticks_ms(cas: Client, plan: Plan) -> list[float]:
     """Milliseconds from each tick's call in the agent to the event in a follower's hands."""
+    wish = {"ticks": plan.sizes.ticks, "pause_s": plan.sizes.tick_pause_s}
     async with asyncio.timeout(TASK_TIMEOUT_S):
         return [
             (time.time() - float(event.data["message"])) * 1000
-            async for event in cas.stream_task("tick", {})
+            async for event in cas.stream_task("tick", wish)
             if event.type == PROGRESS
         ]
 
@@ -79,8 +78,8 @@ async def _cancels_ms(cas: Client, plan: Plan) -> list[float]:
 
 async def _start(cas: Client) -> Task:
     """A task whose agent runs."""
-    task = await cas.submit_task("hold", {})
-    async with asyncio.timeout(SETTLED_TIMEOUT_S):
+    task = await cas.submit_task("hold", {}, wait_for_runner_s=START_TIMEOUT_S)
+    async with asyncio.timeout(START_TIMEOUT_S):
         async for event in task.events():
             if event.type == STARTED:
                 break

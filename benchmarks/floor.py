@@ -88,7 +88,7 @@ class Client:
         await end
 
 
-async def client(plan: Plan) -> None:
+async def tasks(plan: Plan) -> None:
     """Measure what is wanted."""
     nc = await nats.connect(plan.url)
     floor = Client(nc.jetstream(), plan.deployment)
@@ -106,4 +106,4 @@ async def client(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    main({"worker": worker, "client": client})
+    main({"worker": worker, "tasks": tasks})

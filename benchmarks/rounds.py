@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.children import ChildFailedError, child, result_of, wait_until_ready
+from benchmarks.children import ChildFailedError, cas_worker, child, floor_worker, result_of
 from benchmarks.plan import Plan, Sizes
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
@@ -62,30 +61,21 @@ def _parts(wanted: tuple[str, ...]) -> dict[str, Part]:
 
 
 async def _tasks(plan: Plan, side: str) -> dict[str, Any]:
-    if side == "floor":
-        return await _client_and_worker(plan, "benchmarks.floor", "benchmarks.floor", "client")
-    return await _client_and_worker(plan, "benchmarks.runner", "benchmarks.client", "tasks")
+    ours = side == "ours"
+    async with cas_worker(plan, "benchmarks.agents:runner") if ours else floor_worker(plan) as worker:
+        module = "benchmarks.client" if ours else "benchmarks.floor"
+        return await result_of(module, "tasks", msgspec.structs.replace(plan, worker_pid=worker.pid))
 
 
 async def _cancels(plan: Plan, side: str) -> dict[str, Any]:
     if side == "floor":
         return {}  # There is nothing to cancel; the no-op task's latency stands in.
-    return await _client_and_worker(
-        plan, "benchmarks.runner", "benchmarks.client", "cancels", worker_role="holder"
-    )
-
-
-async def _client_and_worker(
-    plan: Plan, worker: str, client: str, role: str, *, worker_role: str = "worker"
-) -> dict[str, Any]:
-    async with child(worker, worker_role, plan.to_argument()) as process:
-        await wait_until_ready(process)
-        plan = msgspec.structs.replace(plan, worker_pid=process.pid)
-        return await result_of(client, role, plan.to_argument())
+    async with cas_worker(plan, "benchmarks.agents:holder"):
+        return await result_of("benchmarks.client", "cancels", plan)
 
 
 async def _publish(plan: Plan, side: str) -> dict[str, Any]:
-    return await result_of("benchmarks.publish", "stock" if side == "floor" else "ours", plan.to_argument())
+    return await result_of("benchmarks.publish", "stock" if side == "floor" else "ours", plan)
 
 
 async def _tidy(plan: Plan) -> None:
@@ -102,18 +92,9 @@ async def replay(sizes: Sizes, say: Say) -> dict[str, Any]:
     """What the projector's own benchmark says; it starts a server of its own."""
     say("replay")
     events = ",".join(map(str, sizes.replays))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.replay", "--events", events, "--live-s", str(sizes.lag_s)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(REPLAY_TIMEOUT_S):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    arguments = ("benchmarks.replay", "--events", events, "--live-s", str(sizes.lag_s))
+    async with child(*arguments) as process, asyncio.timeout(REPLAY_TIMEOUT_S):
+        said, _ = await process.communicate()
     if process.returncode:
         raise ChildFailedError(f"benchmarks.replay ended with exit code {process.returncode}")
     report: dict[str, Any] = json.loads(said)
