@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import resource
+import os
 import statistics
 import sys
 import tempfile
@@ -127,17 +127,39 @@ def apply_all(path: Path, names: Names, messages: list[StoredMessage]) -> float:
     return took
 
 
-async def project(connection: Connection, names: Names, path: Path, count: int) -> float:
-    """Seconds from nothing to tables that hold the whole log, from the server."""
-    began = time.perf_counter()
-    projector = await Projector.open(connection, names, path)
-    running = asyncio.create_task(projector.run())
-    await projector.wait_for(count, 3600)
-    took = time.perf_counter() - began
-    projector.stop()
-    await running
-    await projector.close()
-    return took
+def peak_mb() -> int:
+    """Most memory that this process has had; `ru_maxrss` would count what its parent had before the exec."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+
+
+def project(url: str, deployment: str, path: Path, count: int, outcome: Any) -> None:
+    """In a process of its own, as the projector is: from the server to tables that hold the whole log."""
+
+    async def run() -> None:
+        async with await Connection.open(url, name="projector") as connection:
+            projector = await Projector.open(connection, Names(deployment), path)
+            began, cpu = time.perf_counter(), time.process_time()
+            running = asyncio.create_task(projector.run())
+            await projector.wait_for(count, 3600)
+            took = time.perf_counter() - began, time.process_time() - cpu
+            projector.stop()
+            await running
+            await projector.close()
+        outcome.put((*took, peak_mb()))
+
+    asyncio.run(run())
+
+
+async def projected(url: str, deployment: str, path: Path, count: int) -> tuple[float, float, int]:
+    """Seconds, CPU seconds and megabytes of a projector that replays the log."""
+    context = multiprocessing.get_context("spawn")
+    outcome: Any = context.Queue()
+    child = context.Process(target=project, args=(url, deployment, path, count, outcome))
+    child.start()
+    result: tuple[float, float, int] = await asyncio.to_thread(outcome.get)
+    child.join()
+    return result
 
 
 def publish_live(url: str, deployment: str, per_s: int, seconds: float, sent: Any) -> None:
@@ -215,13 +237,13 @@ async def measure(sizes: list[int], live_s: float, folder: Path) -> dict[str, An
     server.start()
     try:
         report: dict[str, Any] = {"sizes": []}
+        if live_s:
+            report["lag"] = await lag(server.url, folder / "lag.duckdb", 5_000, live_s)
         for count in sizes:
             report["sizes"].append(await measure_size(server.url, count, folder))
             print(json.dumps(report["sizes"][-1]), file=sys.stderr)
         report["flat"] = round(report["sizes"][-1]["both_per_s"] / report["sizes"][0]["both_per_s"], 2)
-        if live_s:
-            report["lag"] = await lag(server.url, folder / "lag.duckdb", 5_000, live_s)
-        report["rss_max_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        report["load_average"] = os.getloadavg()[0]
         return report
     finally:
         server.stop()
@@ -234,10 +256,14 @@ async def measure_size(url: str, count: int, folder: Path) -> dict[str, Any]:
         js = JetStream(connection)
         await ensure_streams(js, deployment)
         await fill(connection, synthetic(names), count)
+        cpu = time.process_time()
         read_s, messages = await read(connection, names, count)
+        read_cpu_s = time.process_time() - cpu
+        cpu = time.process_time()
         fold_s = await asyncio.to_thread(apply_all, folder / f"fold{count}.duckdb", names, messages)
+        fold_cpu_s = time.process_time() - cpu
         messages.clear()
-        both_s = await project(connection, names, folder / f"both{count}.duckdb", count)
+        both_s, both_cpu_s, rss_mb = await projected(url, deployment, folder / f"both{count}.duckdb", count)
         await js.delete_stream(names.events)
     return {
         "events": count,
@@ -246,6 +272,12 @@ async def measure_size(url: str, count: int, folder: Path) -> dict[str, Any]:
         "both_per_s": round(count / both_s),
         "both_to_reader": round(read_s / both_s, 2),
         "both_to_tables": round(fold_s / both_s, 2),
+        "cpu_us_per_event": {
+            "reader": round(read_cpu_s / count * 1e6, 1),
+            "tables": round(fold_cpu_s / count * 1e6, 1),
+            "both": round(both_cpu_s / count * 1e6, 1),
+        },
+        "projector_rss_mb": rss_mb,
     }
 
 

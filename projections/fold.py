@@ -45,6 +45,10 @@ _EXACT_EVENTS = (
 )
 
 
+_RECLAIM_AFTER = 40_000  # Staged messages, after which the memory that staging took is given back.
+_PREPARED_AT_ONCE = ("commands", "events")  # The rest at its first use, which may never come.
+
+
 class Positions(NamedTuple):
     """Up to where the streams are in the tables; 0: nothing."""
 
@@ -89,6 +93,7 @@ class Fold:
             self._prepare()
             self.positions = self._read_positions()
             self._has_pending = self._count("events_pending") > 0
+            self._staged = 0
         except BaseException:
             self._connection.close()
             raise
@@ -109,9 +114,16 @@ class Fold:
         )
         try:
             self._apply(commands, events, reached)
+            self.positions = reached
+            self._staged += len(commands) + len(events)
+            if self._staged > _RECLAIM_AFTER:
+                self._staged = 0
+                self._stage.reclaim()
+        except store.OutOfMemoryError as error:
+            self._stage.reclaim()
+            raise _failed(reached, error) from error
         except store.Error as error:
-            raise ProjectionError(f"the projection cannot be written at {reached}: {_line(error)}") from error
-        self.positions = reached
+            raise _failed(reached, error) from error
         return reached
 
     def checkpoint(self) -> bool:
@@ -153,7 +165,7 @@ class Fold:
         for group in ("commands", "events", "exact", "others"):
             for name, sql in statements(group).items():
                 if not sql.rpartition("\n")[2].startswith("TRUNCATE"):
-                    self._connection.prepare(f"{group}_{name}", sql)
+                    self._connection.prepare(f"{group}_{name}", sql, at_once=group in _PREPARED_AT_ONCE)
 
     def _read_positions(self) -> Positions:
         rows = {row[0]: row[1] for row in self._connection.run("others_positions")}
@@ -258,6 +270,13 @@ def _after(messages: Sequence[StoredMessage], seq: int) -> Sequence[StoredMessag
     if not messages or messages[0].seq > seq:
         return messages
     return [message for message in messages if message.seq > seq]
+
+
+def _failed(reached: Positions, error: Exception) -> ProjectionError:
+    return ProjectionError(
+        f"the projection cannot be written at command {reached.commands}, event {reached.events}: {_line(error)}; "
+        f"nothing of that batch is stored, and a restart goes on before it"
+    )
 
 
 def _line(error: Exception) -> str:

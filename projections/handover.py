@@ -26,11 +26,6 @@ class Handover:
         self._room = asyncio.Event()
         self._room.set()
 
-    @property
-    def is_live(self) -> bool:
-        """Whether the tables are nearly up to date: less than a worthwhile batch is known to come."""
-        return self._count + sum(self._pending.values()) < WORTHWHILE
-
     async def put(self, stream: str, messages: list[StoredMessage], pending: int) -> None:
         """Hand over what follows the last of the same stream; waits for room first.
 

@@ -22,6 +22,9 @@ _NO_COMMAND = "the subject is none of a command"
 _DISAGREES = "the subject and the envelope disagree"
 
 
+_TABLES = ("staged_command", "staged_event", "batch_task", "suspect", "switched", "batch_owner")
+
+
 class Letter(NamedTuple):
     """An undecodable message as a row of `cas_dead_letters`, without its constant reason."""
 
@@ -87,6 +90,15 @@ class Stage:
         self._connection.run("events_parse")
         self._events.clear()
         return letters
+
+    def reclaim(self) -> None:
+        """Empty the staging tables and give back their memory; outside of a transaction.
+
+        Emptying alone does not: in memory, the rows that are gone take their place until a checkpoint.
+        """
+        for table in _TABLES:
+            self._connection.execute(f"TRUNCATE {table}")
+        self._connection.execute("CHECKPOINT temp")
 
     def undecodable_events(self, messages: Sequence[StoredMessage]) -> list[Letter]:
         """Dead letters for the staged events that are no envelopes of ours or disagree with their subject."""

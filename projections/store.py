@@ -20,7 +20,7 @@ import duckdb
 from cas_events.errors import ProjectionError, QueryError
 
 MEMORY_LIMIT = "1GB"
-# A checkpoint stops the writer for a while; the projector makes them when it has time, so DuckDB need not.
+# The projector makes checkpoints itself, so DuckDB need not.
 CHECKPOINT_THRESHOLD = "1GB"
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -73,17 +73,21 @@ class Connection:
         """Run one statement and return its rows."""
         return self._raw.execute(sql, params or None).fetchall()
 
-    def prepare(self, name: str, sql: str) -> None:
-        """Have a statement parsed and bound once, at its first run; parameters are ``$1``, ``$2`` and so on."""
+    def prepare(self, name: str, sql: str, *, at_once: bool) -> None:
+        """Have a statement parsed and bound only once, now or at its first run; parameters are ``$1`` and so on."""
         self._unprepared[name] = sql
+        if at_once:
+            self._prepare(name)
 
     def run(self, name: str, *params: object) -> list[tuple[Any, ...]]:
         """Run a prepared statement and return its rows."""
         if name in self._unprepared:
-            self._raw.execute(f"PREPARE {name} AS {self._unprepared[name]}")
-            del self._unprepared[name]
+            self._prepare(name)
         values = ", ".join(_literal(value) for value in params)
         return self._raw.execute(f"EXECUTE {name}({values})" if values else f"EXECUTE {name}").fetchall()
+
+    def _prepare(self, name: str) -> None:
+        self._raw.execute(f"PREPARE {name} AS {self._unprepared.pop(name)}")
 
     def register(self, name: str, feed: object) -> None:
         """Show an object with `__arrow_c_stream__` as a table; it is asked anew by each statement."""
