@@ -1,0 +1,1 @@
+"""What `cas doctor` makes of a diagnosis: checks, and from them which of DESIGN's promises hold. Pure functions."""
