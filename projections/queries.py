@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cas_events.errors import ProjectionError, QueryError
 from projections.results import QueryResult, decode_rows, encode_rows
-from projections.store import Connection, check_select, open_file
+from projections.store import Connection, StatementCheck, open_file
 from projections.store import Error as StoreError
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Queries:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="cas-sql")
         self._places = asyncio.Semaphore(READERS)
         self._waiting = 0
+        self._statements = StatementCheck()
         self._idle: list[Connection] = []
         self._running: set[_Running] = set()
         self._closing = False
@@ -157,13 +158,14 @@ class Queries:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        self._statements.close()
 
     # --- in a reader's thread ----------------------------------------------------------------------------------------
 
     def _answer(self, task: _Running, sql: str, params: Params, limit: int | None) -> Answer:
         if len(sql) > SQL_BYTES_MAX:
             raise QueryError(f"the statement is over {SQL_BYTES_MAX} characters", reason="syntax")
-        check_select(sql)
+        self._statements.check(sql)
         most = self.limits.rows if limit is None else min(limit, self.limits.rows)
         with self._borrowed() as connection, task.on(connection), connection.snapshot():
             [(as_of,)] = connection.select(_POSITION, (self._events_stream,), limit=1)[2]

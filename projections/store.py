@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -171,26 +172,41 @@ def open_file(path: Path, *, read_only: bool = False) -> Connection:
     return Connection(raw)
 
 
-def check_select(sql: str) -> None:
-    """Refuse what a user may not run. What is let through has still to run in a `Connection.snapshot`.
+class StatementCheck:
+    """Says which statements of users may run; an empty database in memory reads them. For any thread."""
 
-    Raises:
-        QueryError: it is no SQL, not exactly one statement, no SELECT, or calls what reaches out of the tables.
-    """
-    with duckdb.connect() as parser:
+    def __init__(self) -> None:
+        self._parser = duckdb.connect(config={"threads": 1, "enable_external_access": False})
+        self._lock = threading.Lock()
+
+    def check(self, sql: str) -> None:
+        """Refuse what a user may not run. What is let through has still to run in a `Connection.snapshot`.
+
+        Raises:
+            QueryError: it is no SQL, not exactly one statement, no SELECT, or calls what reaches out of the tables.
+        """
         try:
-            kinds = [statement.type for statement in parser.extract_statements(sql)]
+            with self._lock:
+                kinds = [statement.type for statement in self._parser.extract_statements(sql)]
+                if len(kinds) != 1:
+                    raise QueryError(f"exactly one statement is allowed, not {len(kinds)}", reason="syntax")
+                if kinds[0] is not duckdb.StatementType.SELECT:
+                    raise QueryError(f"only SELECT is allowed, not {kinds[0].name}", reason="not_read_only")
+                [(serialized,)] = self._parser.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
         except duckdb.Error as error:
             raise _query_error(error) from error
-        if len(kinds) != 1:
-            raise QueryError(f"exactly one statement is allowed, not {len(kinds)}", reason="syntax")
-        if kinds[0] is not duckdb.StatementType.SELECT:
-            raise QueryError(f"only SELECT is allowed, not {kinds[0].name}", reason="not_read_only")
-        [(serialized,)] = parser.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
-    tree = json.loads(serialized)
-    if tree["error"]:
-        raise QueryError(str(tree.get("error_message")), reason="syntax")
-    _check_functions(tree["statements"])
+        try:
+            tree = json.loads(serialized)
+        except RecursionError:
+            raise QueryError("the statement is nested too deep", reason="syntax") from None
+        if tree["error"]:
+            raise QueryError(str(tree.get("error_message")), reason="syntax")
+        _check_functions(tree["statements"])
+
+    def close(self) -> None:
+        """Close; idempotent."""
+        with self._lock:
+            self._parser.close()
 
 
 def _check_functions(tree: Any) -> None:
