@@ -33,7 +33,10 @@ PROBLEM = 1
 PROJECTOR_ASK_S = 3.0
 
 _POSITIONS = "SELECT stream, last_seq FROM cas_projection"
-_QUEUED = "SELECT agent_id, count(*) FROM cas_tasks WHERE status = 'queued' GROUP BY agent_id"
+# An interrupted task waits for an answer, not for a runner.
+_OPEN = """
+SELECT agent_id, count(*) FROM cas_tasks WHERE status IN ('queued', 'running', 'retrying') GROUP BY agent_id
+"""
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 _VERDICT_STYLES = {"holds": "green", "holds with a condition": "yellow", "does not hold": "bold red"}
 _NAME_WIDTH = 24
@@ -91,7 +94,7 @@ async def _tables(connection: Connection, settings: Settings) -> Tables:
         return answer.rows
 
     try:
-        return Tables(positions=dict(await rows(_POSITIONS)), queued=dict(await rows(_QUEUED)))
+        return Tables(positions=dict(await rows(_POSITIONS)), open=dict(await rows(_OPEN)))
     except ProjectionError as error:
         is_absent = isinstance(error.__cause__, NoRespondersError)
         return Tables(error="" if is_absent else str(error))
@@ -155,7 +158,7 @@ def _print_text(found: Diagnosis, checks: Sequence[Check], promises: Sequence[St
         line.append(f"{standing.verdict:<24}", style=_VERDICT_STYLES[standing.verdict])
         print_line(target, line.append(standing.promise))
         for reason in standing.reasons:
-            word = "because" if standing.verdict == "does not hold" else "as long as"
+            word = "because" if standing.verdict == "does not hold" else "but"
             print_line(target, Text(f"      {word}: {one_line(reason)}", style="dim"))
     _print_summary(checks)
 

@@ -25,7 +25,7 @@ class Check:
         said: what was found.
         advice: what to do about it; empty when nothing is to be done.
         breaks: numbers of the promises that do not hold because of it.
-        conditions: what promises, by number, hold only under.
+        conditions: what restricts promises, by number.
     """
 
     area: str

@@ -28,13 +28,13 @@ ALWAYS = {4: "a graph starts from its beginning: checkpoints are not in the log 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Whether a promise holds, and why not or under what.
+    """Whether a promise holds, and why not or with what restriction.
 
     Attributes:
         number: of the promise.
         promise: its words.
         verdict: whether it holds.
-        reasons: why it does not, or what it takes; empty when it simply holds.
+        reasons: why it does not, or what restricts it; empty when it simply holds.
     """
 
     number: int

@@ -21,12 +21,12 @@ class Tables:
 
     Attributes:
         positions: last sequence of each stream that the tables hold; None when no projector answers.
-        queued: tasks that wait for their first start, by agent.
+        open: tasks that a runner has to do something about, by agent.
         error: why it could not say, when that is not simply that none runs.
     """
 
     positions: Mapping[str, int] | None = None
-    queued: Mapping[str, int] = field(default_factory=dict)
+    open: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
 
 
@@ -57,13 +57,9 @@ def _runners(found: Diagnosis) -> Check:
             level="warning",
             said="none answers: commands are stored and wait",
             advice="start one: `cas worker MODULE:RUNNER`",
-            conditions={
-                1: "a runner comes",
-                4: "a runner comes",
-                5: "a runner comes; the cancel waits for it",
-            },
+            conditions=dict.fromkeys((1, 4, 5), "nothing happens until a runner comes"),
         )
-    said = f"{len(runners)} answer{'s' * (len(runners) == 1)}, for {', '.join(served)}"
+    said = f"{len(runners)} answer{'s' if len(runners) == 1 else ''}, for {', '.join(served)}"
     alone = sorted(agent for agent, answers in found.runners.items() if len(answers) == 1)
     if not alone:
         return Check(area=AREA, name="runners", level="ok", said=said)
@@ -73,31 +69,37 @@ def _runners(found: Diagnosis) -> Check:
         level="note",
         said=said,
         advice="a second one for each agent takes over at once when the first dies",
-        conditions={4: f"another runner comes when the only one of {_few(alone)} dies"},
+        conditions={4: f"{_few(alone)}: when its only runner dies, a task waits for another"},
     )
 
 
 def _unserved(found: Diagnosis, tables: Tables) -> Iterator[Check]:
-    waiting = {agent_of(one.name): one.num_pending + one.num_ack_pending for one in found.consumers}
-    for agent, queued in tables.queued.items():
-        waiting[agent] = max(queued, waiting.get(agent, 0))
-    without_consumer = (found.agents_with_commands or frozenset()) - waiting.keys()
-    for agent in sorted({*waiting, *without_consumer} - {""}):
-        if found.runners.get(agent) or not (waiting.get(agent) or agent in without_consumer):
-            continue
-        count = waiting.get(agent)
-        yield Check(
-            area=AREA,
-            name=f"agent {agent}",
-            level="problem",
-            said=f"no live runner serves it, and {count or 'some'} of its tasks wait",
-            advice="start a runner that serves it, or cancel the tasks",
-            conditions={1: f"a runner for {agent} comes", 4: f"a runner for {agent} comes"},
-        )
+    for agent, words in sorted(_waiting(found, tables).items()):
+        if not found.runners.get(agent):
+            yield Check(
+                area=AREA,
+                name=f"agent {agent}",
+                level="problem",
+                said=f"no live runner serves it, and {words}",
+                advice="start a runner that serves it, or cancel the tasks",
+                conditions=dict.fromkeys((1, 4), f"tasks of {agent} wait until a runner comes"),
+            )
     if found.agents_with_commands is None and tables.positions is None:
         said = "too many commands to look through for agents that never had a runner"
         advice = "start a projector, which knows"
         yield Check(area=AREA, name="unserved agents", level="note", said=said, advice=advice)
+
+
+def _waiting(found: Diagnosis, tables: Tables) -> dict[str, str]:
+    """The agents with work to do and how much, as the tables know it; without them, as consumers and commands hint."""
+    if tables.positions is not None:
+        return {agent: f"{count} of its tasks wait" for agent, count in tables.open.items()}
+    counts = {agent_of(one.name): one.num_pending + one.num_ack_pending for one in found.consumers}
+    never = (found.agents_with_commands or frozenset()) - counts.keys()
+    return {
+        **{agent: f"{count} of its commands wait" for agent, count in counts.items() if agent and count},
+        **dict.fromkeys(never, "it has commands, but never had a runner"),
+    }
 
 
 def _few(agents: Sequence[str]) -> str:
@@ -181,7 +183,7 @@ def _state(consumer: ConsumerReport, name: str, spec: ConsumerSpec) -> Check:
             level="warning",
             said=f"{said}; all {places} places of the fleet are taken",
             advice="more tasks wait until one ends; raise max_ack_pending if the runners can take more",
-            conditions={promised: f"{name} has a free place"},
+            conditions={5: "cancels wait for a free place"} if consumer.name == "cancel" else {},
         )
     if lease_s < ACK_WAIT_MIN_S:
         advice = (
