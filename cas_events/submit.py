@@ -41,7 +41,10 @@ class TaskOptions(TypedDict, total=False):
         task_id: an id of the caller's own, which makes the start idempotent; a UUIDv7 without it.
         metadata: shown in the tables.
         timeout_s: bound on one attempt, in seconds; the agent's own without it.
+        idle_timeout_s: bound on an attempt's silence, in seconds; the agent's own without it.
+        queue_timeout_s: bound on the wait for the first start, in seconds; the agent's own without it.
         max_attempts: bound on tries; the agent's own without it.
+        retry: how errors are backed off (``base_s``, ``cap_s``, ``factor``); the agent's own without it.
         parent_id: the task that asks for this one.
         not_before: RFC 3339 time before which it does not start.
         wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
@@ -50,6 +53,9 @@ class TaskOptions(TypedDict, total=False):
     task_id: str | None
     metadata: Mapping[str, Any] | None
     timeout_s: float | None
+    idle_timeout_s: float | None
+    queue_timeout_s: float | None
+    retry: Mapping[str, float] | None
     max_attempts: int | None
     parent_id: str | None
     not_before: str | None

@@ -17,6 +17,17 @@ ATTEMPTS_MAX = 1_000_000
 TIMEOUT_MAX_S = 10 * 365 * 86_400.0
 
 
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MAX_S)]
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one task's errors are backed off: ``domain.retry.RetryPolicy`` on the wire; absent members are the agent's."""
+
+    base_s: Annotated[float, msgspec.Meta(ge=0, le=TIMEOUT_MAX_S)] | None = None
+    cap_s: Annotated[float, msgspec.Meta(ge=0, le=TIMEOUT_MAX_S)] | None = None
+    factor: Annotated[float, msgspec.Meta(ge=1, le=1000)] | None = None
+
+
 class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Run an agent (PROTOCOL section 2); every field is optional.
 
@@ -24,7 +35,10 @@ class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         input: what the agent gets; a claim check stands for a large one.
         metadata: the caller's own; shown in the tables, not given a meaning here.
         timeout_s: bound on one attempt's run, in seconds; the agent's own without it.
+        idle_timeout_s: bound on an attempt's silence, in seconds; the agent's own without it.
+        queue_timeout_s: bound on the wait for the first start, in seconds; the agent's own without it.
         max_attempts: bound on tries; the agent's own without it.
+        retry: how errors are backed off; the agent's own without it.
         parent_id: id of the task that asked for this one.
         correlation_id: id of the root task; the parent's or the task's own without it.
         not_before: RFC 3339 time before which the task does not start.
@@ -33,7 +47,10 @@ class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     input: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=TIMEOUT_MAX_S)] | None = None
+    timeout_s: Seconds | None = None
+    idle_timeout_s: Seconds | None = None
+    queue_timeout_s: Seconds | None = None
+    retry: Retry | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=ATTEMPTS_MAX)] | None = None
     parent_id: Token | None = None
     correlation_id: Token | None = None

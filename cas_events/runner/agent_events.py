@@ -25,8 +25,11 @@ async def append(
     source: str,
     members: Mapping[str, Any],
     causation_id: str | None = None,
+    expected_seq: int | None = None,
 ) -> int:
     """Append an agent's event and return its sequence.
+
+    With ``expected_seq`` only if that is still the last sequence of the agent's subject.
 
     Raises:
         ServerError: it could not be stored.
@@ -41,7 +44,7 @@ async def append(
         data=data,
         causation_id=causation_id,
     )
-    return (await js.append(names.agent_event(agent_id), payload)).seq
+    return (await js.append(names.agent_event(agent_id), payload, expected_last_seq=expected_seq)).seq
 
 
 async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str) -> None:

@@ -61,6 +61,11 @@ async def claim_and_run(
         return
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
     place.running[job.task_id] = execution
+    is_first = (
+        is_first
+        and execution.terms.queue_timeout_s is None
+        and not place.breakers.fails_fast(job.spec.agent_id)
+    )
     try:
         is_open = await (
             _open_first(place, job, execution) if is_first else _open(place, job, execution, last)
@@ -154,12 +159,34 @@ async def _obstacle(
     if cancel is not None:
         return events.CANCELLED, cancelled_members(cancel, started=not _is_fresh(last))
     claim = execution.claim
+    if place.breakers.fails_fast(job.spec.agent_id):
+        problem = {
+            "type": "CircuitOpenError",
+            "message": f"the circuit breaker of {job.spec.agent_id} is open",
+        }
+        return events.FAILED, {"error": problem, "reason": "circuit_open"}
+    waited_too_long = _queue_problem(job, execution, last)
+    if waited_too_long is not None:
+        return events.FAILED, {"error": waited_too_long, "reason": "timeout"}
     problem = {"type": "RunnerLostError", "message": "the runner of the last attempt is gone"}
     if claim.after_crash and job.spec.on_crash == "fail":
         return events.FAILED, {"error": problem, "reason": "error"}
-    if claim.tries > execution.max_attempts:
+    if claim.tries > execution.terms.max_attempts:
         return events.FAILED, {"error": problem, "reason": "attempts_exhausted"}
     return None
+
+
+def _queue_problem(job: Job, execution: Execution, last: Last | None) -> dict[str, Any] | None:
+    """The error of a task that has waited too long for its first start, if it has."""
+    limit_s = execution.terms.queue_timeout_s
+    if limit_s is None or not _is_fresh(last):
+        return None
+    due_s = max(job.command_time_ns / 1e9, parse_time(execution.facts.execute.not_before) or 0.0)
+    waited_s = time.time() - due_s
+    if waited_s <= limit_s:
+        return None
+    message = f"the task waited {waited_s:.1f} s for its start, longer than {limit_s:g} s"
+    return {"type": "QueueTimeoutError", "message": message}
 
 
 def _started_members(place: Workplace, execution: Execution) -> dict[str, Any]:

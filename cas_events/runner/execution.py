@@ -21,6 +21,7 @@ from cas_events.domain.commands import Cancel
 from cas_events.domain.decide import HANDOVER, NAK_DELAY_MAX_S, Claim, after_error
 from cas_events.domain.retry import backoff_s
 from cas_events.errors import NotJsonError, PayloadTooLargeError
+from cas_events.runner.clock import AttemptClock
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.failures import error_members
@@ -28,6 +29,7 @@ from cas_events.runner.holds import Hold, Offer
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.registry import AgentSpec
 from cas_events.runner.telemetry import Telemetry
+from cas_events.runner.terms import retry_after_s, terms_of
 from cas_events.runner.timers import store_wake
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import decode_cancel
@@ -72,6 +74,9 @@ class Execution:
         self.offer = offer
         self.delivery = offer.delivery
         self.claim = claim
+        self.terms = terms_of(spec, facts.execute)
+        self._timeout_problem = ""
+        self._clock = AttemptClock(self.terms, heard_s=self._heard_s, on_timeout=self._time_out)
         self.encoder = facts.encoder(place.source, claim.attempt)
         self.indexes = itertools.count(1 if claim.after_resumed else 0)
         self._phase = _Phase.CLAIMING
@@ -83,7 +88,6 @@ class Execution:
         self._lock_seq = claim.expected_seq
         self._has_run = claim.tries > 1
         self._began_s = time.monotonic()
-        self._timers: list[asyncio.TimerHandle] = []
         self.ended = asyncio.Event()
 
     def governs(self, agent_id: str, command_seq: int) -> bool:
@@ -110,6 +114,13 @@ class Execution:
         """The task is no longer ours: stop the code, append nothing."""
         self._ask_to_stop(Stop.FENCED)
 
+    def _time_out(self, problem: str) -> None:
+        self._timeout_problem = problem
+        self._ask_to_stop(Stop.TIMEOUT)
+
+    def _heard_s(self) -> float:
+        return self._began_s if self._telemetry is None else self._telemetry.emitted_s
+
     def _ask_to_stop(self, stop: Stop) -> None:
         if self._phase is _Phase.ENDING or (self._stop is not None and self._stop >= stop):
             return
@@ -117,7 +128,7 @@ class Execution:
         if not is_first or self._phase is not _Phase.RUNNING or self._task is None:
             return  # It is ending already, or the claim will look at the reason before it runs any code.
         self._task.cancel()
-        self._timers.append(self._loop.call_later(self._place.grace_s, self._leave_behind))
+        self._clock.call_later(self._place.grace_s, self._leave_behind)
 
     def _leave_behind(self) -> None:
         """The grace is over and the code still runs: end the attempt over its head."""
@@ -138,7 +149,7 @@ class Execution:
         """
         self._lock_seq = fence_seq
         now_s = time.monotonic()
-        timeout_s = self.timeout_s
+        timeout_s = self.terms.timeout_s
         ack_wait_s = self.offer.source.ack_wait_s
         self._place.desk.holds[self.facts.task_id] = Hold(
             task_id=self.facts.task_id,
@@ -159,17 +170,6 @@ class Execution:
             renew_at_s=now_s + ack_wait_s / 3,
         )
 
-    @property
-    def timeout_s(self) -> float | None:
-        """Bound on the run: the task's own, or the agent's."""
-        own_s = self.facts.execute.timeout_s
-        return self._spec.timeout_s if own_s is None else own_s
-
-    @property
-    def max_attempts(self) -> int:
-        """Bound on the tries: the task's own, or the agent's."""
-        return self.facts.execute.max_attempts or self._spec.max_attempts
-
     async def run(self, input_: Any) -> None:
         """Run the agent's code and end the attempt."""
         output: Any = None
@@ -180,8 +180,7 @@ class Execution:
         if self._stop is None:
             self._has_run = True
             context = self._context()
-            if self.timeout_s is not None:
-                self._timers.append(self._loop.call_later(self.timeout_s, self._ask_to_stop, Stop.TIMEOUT))
+            self._clock.start()
             try:
                 with task_scope(context):
                     output = await self._spec.run(context, input_)
@@ -241,8 +240,7 @@ class Execution:
 
     def release(self) -> None:
         """Let go of the lease and the place."""
-        for timer in self._timers:
-            timer.cancel()
+        self._clock.stop()
         if self._telemetry is not None:
             self._telemetry.close()
         hold = self._place.desk.holds.pop(self.facts.task_id, None)
@@ -262,7 +260,7 @@ class Execution:
             case Stop.TIMEOUT:
                 problem = {
                     "type": "TimeoutError",
-                    "message": f"the attempt ran longer than {self.timeout_s:g} s",
+                    "message": self._timeout_problem,
                 }
                 await self._finish(events.FAILED, {"error": problem, "reason": "timeout", **duration})
             case Stop.HANDOVER:
@@ -283,13 +281,17 @@ class Execution:
     async def _after_error(self, error: BaseException) -> None:
         members = error_members(error)
         verdict = after_error(
-            retryable=self._spec.is_retryable(error), tries=self.claim.tries, max_attempts=self.max_attempts
+            retryable=self._spec.is_retryable(error),
+            tries=self.claim.tries,
+            max_attempts=self.terms.max_attempts,
         )
         if verdict != "retry":
             await self._finish(events.FAILED, {"error": members, "reason": verdict})
             return
-        delay_s = round(backoff_s(self._spec.retry, tries=self.claim.tries, draw=random.random()), 3)  # noqa: S311
-        await self._retry_later(members, delay_s, next_try=self.claim.tries + 1)
+        delay_s = retry_after_s(error)
+        if delay_s is None:
+            delay_s = backoff_s(self.terms.retry, tries=self.claim.tries, draw=random.random())  # noqa: S311
+        await self._retry_later(members, round(delay_s, 3), next_try=self.claim.tries + 1)
 
     async def _hand_over(self) -> None:
         problem = {"type": HANDOVER, "message": "the runner shuts down"}

@@ -96,6 +96,13 @@ class Desk:
 
     Args:
         places: how many tasks the process takes at once.
+
+    Attributes:
+        offers: deliveries on their way to the event loop.
+        holds: tasks that this process runs, by task id.
+        in_hand: deliveries that the event loop has taken and not finished.
+        probing: agents whose breaker is half-open; their commands are pulled one at a time.
+        loop_ticked_s: when the event loop last ran, on the monotonic clock.
     """
 
     def __init__(self, places: int) -> None:
@@ -103,6 +110,7 @@ class Desk:
         self.offers: dict[int, Offer] = {}
         self.holds: dict[str, Hold] = {}
         self.in_hand: dict[int, Offer] = {}
+        self.probing: set[str] = set()
         self.loop_ticked_s = time.monotonic()
 
     def take(self, offer: Offer) -> bool:
@@ -116,6 +124,11 @@ class Desk:
     def finish(self, offer: Offer) -> None:
         """On the event loop: the delivery is dealt with, its place is free."""
         self.in_hand.pop(id(offer), None)
+
+    def is_busy_with(self, agent_id: str) -> bool:
+        """Whether a delivery of this agent is offered or taken."""
+        deliveries = (*self.offers.values(), *self.in_hand.values())
+        return any(offer.source.agent_id == agent_id for offer in deliveries)
 
     @property
     def free_places(self) -> int:

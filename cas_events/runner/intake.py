@@ -121,7 +121,10 @@ class Intake:
         if len(self._arrived) == 1:
             self._main_loop.call_soon_threadsafe(self._hand_over)
         queue = self._queues[source.consumer]
-        if queue.outstanding * 2 <= self._appetite[source.consumer]:
+        if (
+            source.agent_id not in self._desk.probing
+            and queue.outstanding * 2 <= self._appetite[source.consumer]
+        ):
             self._appetite[source.consumer] = min(self._desk.places, self._appetite[source.consumer] * 2)
             self._ask_one(source)
 
@@ -150,7 +153,7 @@ class Intake:
             wanted = CANCEL_BATCH if asked * 2 <= CANCEL_BATCH else 0
         else:
             free = self._desk.free_places - self._reserved()
-            wanted = min(self._appetite[name] - asked, free)
+            wanted = min(self._admitted(source) - asked, free)
             self.is_hungry = self.is_hungry or free <= 0
         if wanted <= 0 or time.monotonic() < self._ask_at_s.get(name, 0.0):
             return
@@ -158,6 +161,12 @@ class Intake:
             self._queues[name].ask(wanted, expires_s=source.ack_wait_s / 3)
         except NotConnectedError:
             self._ask_at_s[name] = time.monotonic() + PAUSE_S
+
+    def _admitted(self, source: Source) -> int:
+        """How many of an agent's commands may be on their way: its appetite, or one probe of a half-open breaker."""
+        if source.agent_id in self._desk.probing:
+            return 0 if self._desk.is_busy_with(source.agent_id) else 1
+        return self._appetite[source.consumer]
 
     def _reserved(self) -> int:
         """Places that open pulls may still fill."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
+from cas_events.domain.breaker import BreakerPolicy
 from cas_events.domain.retry import RetryPolicy
 from cas_events.domain.tokens import require_token
 from cas_events.errors import NonRetryableError
@@ -17,6 +18,21 @@ CrashPolicy = Literal["retry", "fail"]
 DEFAULT_MAX_ATTEMPTS = 3
 
 
+class AgentOptions(TypedDict, total=False):
+    """How an agent is to be run; every option is one of `AgentSpec`, which explains it."""
+
+    timeout_s: float | None
+    idle_timeout_s: float | None
+    queue_timeout_s: float | None
+    max_attempts: int
+    on_crash: CrashPolicy
+    retry: RetryPolicy
+    non_retryable: Sequence[type[BaseException]]
+    breaker: BreakerPolicy | None
+    version: str
+    schema: dict[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
     """One agent as a runner knows it.
@@ -25,28 +41,40 @@ class AgentSpec:
         agent_id: its name, a subject token.
         run: what to await with the task's context and its input.
         timeout_s: bound on one attempt, in seconds; None for no bound. A task's own wins.
+        idle_timeout_s: bound on an attempt's silence: no event for so long ends it. A task's own wins.
+        queue_timeout_s: bound on the wait for the first start; later, the task fails unrun. A task's own wins.
         max_attempts: bound on tries. A task's own wins.
-        on_crash: whether a task whose runner died is tried again or failed.
-        retry: how errors are backed off.
+        on_crash: whether a task whose runner died is tried again (``retry``) or failed (``fail``).
+        retry: how errors are backed off; what an error itself asks for (`retry_after_s`) wins.
         non_retryable: error types that trying again does not mend.
+        breaker: when the agent's circuit breaker opens, for the whole fleet; None for no breaker.
         version: shown with the registration.
         schema: JSON Schema of the input, if the agent has one.
+
+    Raises:
+        InvalidNameError: the name is no token.
+        ValueError: an option is out of range.
     """
 
     agent_id: str
     run: AgentFunction
     timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    queue_timeout_s: float | None = None
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     on_crash: CrashPolicy = "retry"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    non_retryable: tuple[type[BaseException], ...] = ()
+    non_retryable: Sequence[type[BaseException]] = ()
+    breaker: BreakerPolicy | None = None
     version: str = ""
     schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require_token("agent", self.agent_id)
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(f"timeout_s of agent {self.agent_id!r} is {self.timeout_s}; it must be above 0")
+        for name in ("timeout_s", "idle_timeout_s", "queue_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} of agent {self.agent_id!r} is {value}; it must be above 0")
         if self.max_attempts < 1:
             raise ValueError(
                 f"max_attempts of agent {self.agent_id!r} is {self.max_attempts}; it must be 1 or more"

@@ -97,6 +97,7 @@ class Telemetry:
         self._settled.set()
         self._uploads: set[asyncio.Task[None]] = set()
         self._dropped = 0
+        self.emitted_s = now_s
         self._is_closed = False
         self._yielded_s = now_s
 
@@ -249,6 +250,7 @@ class Telemetry:
         kind = "output" if class_ == "output" else "events"
         payload = self._encoder.encode(type_, next(self._indexes), time.time_ns(), data)
         self._in_flight[kind] += 1
+        self.emitted_s = time.monotonic()
         self._publisher.send(self._subjects[class_], payload, lambda outcome: self._on_done(kind, outcome))
 
     def _on_done(self, kind: str, outcome: PublishOutcome) -> None:

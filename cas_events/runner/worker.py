@@ -16,13 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from cas_events.domain.limits import TelemetryLimits
-from cas_events.domain.retry import RetryPolicy
 from cas_events.errors import CasEventsError, ServerError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
@@ -38,12 +37,13 @@ from cas_events.jetstream.topology import (
     wake_consumer,
 )
 from cas_events.runner import agent_events
+from cas_events.runner.breakers import Breakers
 from cas_events.runner.cancels import Cancels
 from cas_events.runner.dispatch import Dispatcher
 from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
-from cas_events.runner.registry import DEFAULT_MAX_ATTEMPTS, AgentFunction, AgentSpec, CrashPolicy
+from cas_events.runner.registry import AgentFunction, AgentOptions, AgentSpec
 from cas_events.runner.workplace import Workplace
 from cas_events.settings import Settings
 from cas_events.uuid7 import uuid7
@@ -100,51 +100,27 @@ class Runner:
 
     # --- saying what is served -------------------------------------------------------------------------------------------
 
-    def agent(
-        self,
-        agent_id: str,
-        *,
-        timeout_s: float | None = None,
-        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
-        on_crash: CrashPolicy = "retry",
-        retry: RetryPolicy | None = None,
-        non_retryable: Sequence[type[BaseException]] = (),
-        version: str = "",
-    ) -> Callable[[F], F]:
+    def agent(self, agent_id: str, **options: Unpack[AgentOptions]) -> Callable[[F], F]:
         """Serve an async function ``(ctx: TaskContext, input: dict) -> JSON-able value`` as an agent.
 
         Args:
             agent_id: the agent's name, a subject token.
-            timeout_s: bound on one attempt, in seconds.
-            max_attempts: bound on tries.
-            on_crash: whether a task whose runner died is tried again (``retry``) or failed (``fail``).
-            retry: how errors are backed off.
-            non_retryable: error types that trying again does not mend.
-            version: shown with the registration.
+            options: see `AgentSpec`.
 
         Raises:
             InvalidNameError: the name is no token.
-            ValueError: a limit is out of range, or the name is taken.
+            ValueError: an option is out of range, or the name is taken.
         """
 
         def register(function: F) -> F:
-            self._add(
-                AgentSpec(
-                    agent_id=agent_id,
-                    run=function,
-                    timeout_s=timeout_s,
-                    max_attempts=max_attempts,
-                    on_crash=on_crash,
-                    retry=retry or RetryPolicy(),
-                    non_retryable=tuple(non_retryable),
-                    version=version,
-                )
-            )
+            if agent_id in self._agents:
+                raise ValueError(f"agent {agent_id!r} is registered twice")
+            self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=function, **options)
             return function
 
         return register
 
-    def register(self, agent_id: str, agent: Any, **options: Any) -> None:
+    def register(self, agent_id: str, agent: Any, **options: Unpack[AgentOptions]) -> None:
         """Serve a LangGraph graph (compiled or not), or an async function, as an agent.
 
         Args:
@@ -158,11 +134,6 @@ class Runner:
         from cas_events.runner.langgraph import graph_agent  # noqa: PLC0415 - Only graphs pay for LangGraph.
 
         self.agent(agent_id, **options)(graph_agent(agent))
-
-    def _add(self, spec: AgentSpec) -> None:
-        if spec.agent_id in self._agents:
-            raise ValueError(f"agent {spec.agent_id!r} is registered twice")
-        self._agents[spec.agent_id] = spec
 
     @property
     def agent_ids(self) -> tuple[str, ...]:
@@ -229,6 +200,7 @@ class Runner:
                 blobs=blobs,
                 desk=desk,
                 keeper=keeper,
+                breakers=self._breakers(js, names, sources, desk, runner_id),
                 agents=self._agents,
                 lease_s=self._lease_s,
                 grace_s=self._grace_s,
@@ -237,6 +209,13 @@ class Runner:
             )
             await self._serve_until_stopped(group, place)
 
+    def _breakers(
+        self, js: JetStream, names: Names, sources: list[Source], desk: Desk, runner_id: str
+    ) -> Breakers:
+        policies = {name: spec.breaker for name, spec in self._agents.items() if spec.breaker is not None}
+        source = f"cas/runner/{runner_id}"
+        return Breakers(js, names, source=source, policies=policies, sources=sources, desk=desk)
+
     async def _serve_until_stopped(self, group: asyncio.TaskGroup, place: Workplace) -> None:
         assert self._stop is not None
         self._dispatcher, self._cancels = Dispatcher(place), Cancels(place)
@@ -244,7 +223,8 @@ class Runner:
         await place.connection.flush()
         for spec in self._agents.values():
             await agent_events.register(place.js, place.names, spec, source=place.source)
-        beat = group.create_task(_beat(place.keeper))
+        await place.breakers.open()
+        background = [group.create_task(_beat(place.keeper)), group.create_task(place.breakers.run())]
         await place.keeper.start()
         self.ready.set()
         _log.info("runner ready id=%s agents=%s", place.runner_id, ",".join(self._agents))
@@ -252,7 +232,9 @@ class Runner:
             await self._stop.wait()
             await self._shut_down(place)
         finally:
-            beat.cancel()
+            for task in background:
+                task.cancel()
+            place.breakers.close()
             heard.unsubscribe()
             await place.keeper.close()
             await place.publisher.close()

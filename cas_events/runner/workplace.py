@@ -16,6 +16,7 @@ from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.queue import ACK, Delivery, nak
 from cas_events.jetstream.reads import DecidingReads
+from cas_events.runner.breakers import Breakers
 from cas_events.runner.holds import Desk
 from cas_events.runner.keeper import Keeper
 from cas_events.runner.ledger import Ledger
@@ -41,6 +42,7 @@ class Workplace:
         blobs: claim checks.
         desk: what is shared with the keeper thread.
         keeper: the keeper thread.
+        breakers: the agents' circuit breakers.
         agents: what is served.
         lease_s: redelivery time of an agent's consumer that this process would create.
         grace_s: how long agent code may take to end when asked to.
@@ -60,6 +62,7 @@ class Workplace:
     blobs: BlobStore
     desk: Desk
     keeper: Keeper
+    breakers: Breakers
     agents: dict[str, AgentSpec]
     lease_s: float
     grace_s: float

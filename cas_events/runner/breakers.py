@@ -1,0 +1,250 @@
+"""The circuit breakers of a runner's agents: one per agent, the same for the whole fleet.
+
+The rules are ``domain.breaker``'s. Every runner sees the outcome of every attempt of its agents on the live
+lifecycle subjects and so comes to the same conclusion; the transition goes to the one that appends it first, under
+the agent's own subject as lock, and the others see it there. While open, an agent that waits has its consumers paused
+by the server until the probe time (fleet-wide, surviving restarts); one that fails fast is asked about in the claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import Any
+
+from cas_events.domain import breaker, events
+from cas_events.domain.breaker import BreakerPolicy, BreakerState, Window
+from cas_events.domain.events import Event
+from cas_events.errors import CasEventsError, InvalidCommandError, WireError, WrongLastSequenceError
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Message
+from cas_events.jetstream.patience import patiently
+from cas_events.jetstream.subscriptions import Subscription
+from cas_events.runner import agent_events
+from cas_events.runner.holds import Desk, Source
+from cas_events.wire.commands import parse_time
+from cas_events.wire.envelope import decode_event, format_time
+from cas_events.wire.subjects import Names
+
+_log = logging.getLogger(__name__)
+
+LOOK_S = 0.5  # how often a breaker that only time moves is looked at
+
+
+class Breaker:
+    """One agent's breaker, as this process knows it.
+
+    Attributes:
+        agent_id: the agent.
+        policy: as registered.
+        state: as the log says.
+        window: outcomes since the last transition.
+        last_seq: newest sequence seen on the agent's subject: the lock of the next transition.
+        paused_until_s: the probe time that the consumers are known to be paused until.
+    """
+
+    def __init__(self, agent_id: str, policy: BreakerPolicy) -> None:
+        self.agent_id = agent_id
+        self.policy = policy
+        self.state = BreakerState()
+        self.window = Window()
+        self.last_seq = 0
+        self.paused_until_s = 0.0
+
+    def fold(self, event: Event) -> bool:
+        """Take an event of the agent's subject; whether it was a transition that is news."""
+        if event.seq <= self.last_seq:
+            return False
+        self.last_seq = event.seq
+        if event.type not in breaker.TRANSITIONS:
+            return False
+        self.state = breaker.evolve(
+            self.state,
+            event.type,
+            time_s=event.time.timestamp(),
+            probe_at_s=_time_s(event.data.get("probe_at")),
+        )
+        self.window.clear()
+        return True
+
+    def count(self, event: Event) -> None:
+        """Take an outcome; what says nothing about the agent is not counted."""
+        succeeded = outcome(event)
+        if succeeded is not None:
+            self.window.add(time_s=event.time.timestamp(), succeeded=succeeded)
+
+
+def outcome(event: Event) -> bool | None:
+    """Whether an attempt succeeded; None for a lifecycle event that says nothing about the agent."""
+    if event.type == events.COMPLETED:
+        return True
+    if event.type == events.FAILED:
+        return None if event.data.get("reason") == "circuit_open" else False
+    if event.type == events.RETRYING:
+        error = event.data.get("error")
+        return None if isinstance(error, dict) and error.get("type") == "handover" else False
+    return None
+
+
+class Breakers:
+    """All breakers of one runner process.
+
+    Args:
+        js: the connection's JetStream.
+        names: of the deployment.
+        source: who writes the transitions.
+        policies: of the agents that have a breaker.
+        sources: the consumers to pause.
+        desk: told which agents may only be probed.
+    """
+
+    def __init__(
+        self,
+        js: JetStream,
+        names: Names,
+        *,
+        source: str,
+        policies: dict[str, BreakerPolicy],
+        sources: list[Source],
+        desk: Desk,
+    ) -> None:
+        self._js = js
+        self._names = names
+        self._source = source
+        self._sources = [consumer for consumer in sources if consumer.agent_id in policies]
+        self._desk = desk
+        self._breakers = {agent_id: Breaker(agent_id, policy) for agent_id, policy in policies.items()}
+        self._subscriptions: list[Subscription] = []
+        self._changed = asyncio.Event()
+
+    def fails_fast(self, agent_id: str) -> bool:
+        """Whether a task of the agent is to end with `circuit_open` instead of running."""
+        known = self._breakers.get(agent_id)
+        return known is not None and known.policy.while_open == "fail" and known.state.phase == "open"
+
+    async def open(self) -> None:
+        """Fold what the log says and listen for what follows."""
+        for known in self._breakers.values():
+            lifecycle = self._names.live(self._names.lifecycle(known.agent_id, "*"))
+            own = self._names.live(self._names.agent_event(known.agent_id))
+            self._subscriptions += [
+                self._js.connection.listen(lifecycle, partial(self._hear, known)),
+                self._js.connection.listen(own, partial(self._hear_own, known)),
+            ]
+            await self._catch_up(known)
+
+    def close(self) -> None:
+        """Stop listening."""
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+
+    async def run(self) -> None:
+        """Until cancelled: carry out what the outcomes or the clock ask for."""
+        if not self._breakers:
+            return
+        while True:
+            self._changed.clear()
+            for known in self._breakers.values():
+                await self._move(known)
+                await self._pause(known)
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout=LOOK_S)
+            except TimeoutError:
+                continue
+
+    # --- what is heard -----------------------------------------------------------------------------------------------
+
+    def _hear(self, known: Breaker, message: Message) -> None:
+        event = _read(message, self._names.events)
+        if event is not None:
+            known.count(event)
+            self._changed.set()
+
+    def _hear_own(self, known: Breaker, message: Message) -> None:
+        event = _read(message, self._names.events)
+        if event is not None and known.fold(event):
+            self._throttle(known)
+            self._changed.set()
+
+    async def _catch_up(self, known: Breaker) -> None:
+        """Read the agent's subject to its end; live messages may have been lost, and others may have moved."""
+        subject = self._names.agent_event(known.agent_id)
+        while True:
+            message = await patiently(
+                partial(self._js.next_message, self._names.events, subject, from_seq=known.last_seq + 1)
+            )
+            if message is None:
+                break
+            try:
+                known.fold(decode_event(message.data, seq=message.seq, stream=message.stream))
+            except WireError:
+                known.last_seq = message.seq
+        self._throttle(known)
+
+    # --- what is done ------------------------------------------------------------------------------------------------
+
+    async def _move(self, known: Breaker) -> None:
+        """Append the transition that is due, if any, and pause what it pauses."""
+        now_s = time.time()
+        transition = breaker.decide(known.policy, known.state, known.window, now_s=now_s)
+        if transition is None:
+            return
+        members: dict[str, Any] = {"calls": known.window.calls, "failures": known.window.failures}
+        if transition == breaker.OPENED:
+            members["probe_at"] = format_time(int((now_s + known.policy.open_s) * 1e9))
+            members["while_open"] = known.policy.while_open
+        try:
+            await agent_events.append(
+                self._js,
+                self._names,
+                transition,
+                agent_id=known.agent_id,
+                source=self._source,
+                members=members,
+                expected_seq=known.last_seq,
+            )
+        except WrongLastSequenceError:
+            _log.debug("another runner moved the breaker of %s", known.agent_id)
+        except CasEventsError as error:
+            _log.warning("breaker of %s not moved: %s", known.agent_id, error)
+            return
+        await self._catch_up(known)
+        _log.info("breaker of %s is %s", known.agent_id, known.state.phase)
+
+    async def _pause(self, known: Breaker) -> None:
+        """While open, keep the consumers of an agent that waits paused; every runner does, in case one dies on it."""
+        probe_at_s = known.state.probe_at_s
+        if (
+            known.state.phase != "open"
+            or known.policy.while_open != "wait"
+            or known.paused_until_s == probe_at_s
+        ):
+            return
+        until = format_time(int(probe_at_s * 1e9))
+        for source in self._sources:
+            if source.agent_id == known.agent_id:
+                await patiently(partial(self._js.pause_consumer, source.spec.stream, source.consumer, until))
+        known.paused_until_s = probe_at_s
+
+    def _throttle(self, known: Breaker) -> None:
+        """While half-open, this process pulls the agent's commands one at a time."""
+        if known.state.phase == "half_open":
+            self._desk.probing.add(known.agent_id)
+        else:
+            self._desk.probing.discard(known.agent_id)
+
+
+def _read(message: Message, stream: str) -> Event | None:
+    try:
+        return decode_event(message.data, seq=int(message.header_value("Nats-Sequence") or 0), stream=stream)
+    except WireError:
+        return None
+
+
+def _time_s(text: Any) -> float:
+    try:
+        return parse_time(text) or 0.0 if isinstance(text, str) else 0.0
+    except InvalidCommandError:
+        return 0.0
