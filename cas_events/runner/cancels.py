@@ -37,14 +37,14 @@ class Cancels:
     def hear(self, message: Message) -> None:
         """A cancel passed by on core NATS: if the task runs here, make sure that it is stored, then act."""
         subject = self._place.names.parse_command(message.subject)
-        if subject is not None and subject.task in self._place.running:
+        if subject is not None and self._place.running_with_id(subject.task):
             self._place.spawn(self._confirm(subject.task))
 
     async def _confirm(self, task_id: str) -> None:
         cancel = await stored_cancel(self._place, task_id)
-        execution = self._place.running.get(task_id)
-        if cancel is not None and execution is not None:
-            execution.cancel(cancel)
+        if cancel is not None:
+            for execution in self._place.running_with_id(task_id):
+                execution.cancel(cancel)
 
     async def handle(self, offer: Offer) -> None:
         """Deal with one delivered cancel."""
@@ -59,8 +59,7 @@ class Cancels:
     async def _is_final(self, task_id: str, delivery: Delivery) -> bool:
         """Bring the task to its end if that is anybody's to do now; whether nothing is left to do."""
         cancel = decode_cancel(delivery.data)
-        mine = self._place.running.get(task_id)
-        if mine is not None:
+        for mine in self._place.running_with_id(task_id):
             mine.cancel(cancel)
             # A task that ends on request does so within its grace; the delivery waits for it here.
             try:

@@ -60,7 +60,7 @@ async def claim_and_run(
     if _is_fresh(last) and await _is_not_due(place, job, claim, execute):
         return
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
-    place.running[job.task_id] = execution
+    place.running[execution.facts.key] = execution
     is_first = (
         is_first
         and execution.terms.queue_timeout_s is None

@@ -45,8 +45,8 @@ class Dispatcher:
         if job is None:
             self._place.ack(offer.delivery)
             return
-        mine = self._place.running.get(job.task_id)
-        if mine is not None and mine.governs(job.spec.agent_id, job.hint.command_seq):
+        mine = self._place.running.get(job.key)
+        if mine is not None and mine.governs(job.hint.command_seq):
             mine.delivery = offer.delivery  # Delivered again while it is being claimed.
             return
         is_first = job.hint.kind == "execute" and offer.delivery.delivered == 1 and mine is None
@@ -168,7 +168,7 @@ class Dispatcher:
     async def _ask_owner(self, job: Job, runner: str, fence_seq: int) -> Literal["mine", "dead", "unsure"]:
         """Ask the runner that wrote `started` whether it still holds the task."""
         if runner == self._place.runner_id:
-            return "mine" if job.task_id in self._place.desk.holds else "dead"
+            return "mine" if job.key in self._place.desk.holds else "dead"
         question = msgspec.json.encode({"task": job.task_id, "fence": fence_seq})
         try:
             answer = await self._place.connection.request(

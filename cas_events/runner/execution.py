@@ -90,9 +90,9 @@ class Execution:
         self._began_s = time.monotonic()
         self.ended = asyncio.Event()
 
-    def governs(self, agent_id: str, command_seq: int) -> bool:
+    def governs(self, command_seq: int) -> bool:
         """Whether this attempt answers to a command."""
-        return (self.facts.agent_id, self.facts.command_seq) == (agent_id, command_seq)
+        return self.facts.command_seq == command_seq
 
     # --- asking it to stop -----------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Execution:
         now_s = time.monotonic()
         timeout_s = self.terms.timeout_s
         ack_wait_s = self.offer.source.ack_wait_s
-        self._place.desk.holds[self.facts.task_id] = Hold(
+        self._place.desk.holds[self.facts.key] = Hold(
             task_id=self.facts.task_id,
             agent_id=self.facts.agent_id,
             lifecycle_subject=self._place.names.lifecycle(self.facts.agent_id, self.facts.task_id),
@@ -243,11 +243,11 @@ class Execution:
         self._clock.stop()
         if self._telemetry is not None:
             self._telemetry.close()
-        hold = self._place.desk.holds.pop(self.facts.task_id, None)
+        hold = self._place.desk.holds.pop(self.facts.key, None)
         if hold is not None:
             self.delivery = hold.delivery
-        if self._place.running.get(self.facts.task_id) is self:
-            del self._place.running[self.facts.task_id]
+        if self._place.running.get(self.facts.key) is self:
+            del self._place.running[self.facts.key]
         self.ended.set()
 
     async def _append_end(self, output: Any, error: BaseException | None) -> None:
@@ -341,5 +341,5 @@ class Execution:
             self._place.ack(self._current_delivery())
 
     def _current_delivery(self) -> Any:
-        hold = self._place.desk.holds.get(self.facts.task_id)
+        hold = self._place.desk.holds.get(self.facts.key)
         return self.delivery if hold is None else hold.delivery

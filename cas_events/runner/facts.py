@@ -24,6 +24,11 @@ class TaskFacts:
     execute: Execute
     command_seq: int
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells the task from another agent's use of its id."""
+        return self.agent_id, self.task_id
+
     def encoder(self, source: str, attempt: int) -> EventEncoder:
         """Writes the events of one of the task's attempts."""
         return EventEncoder(

@@ -15,6 +15,9 @@ from cas_events.jetstream.queue import Delivery
 from cas_events.jetstream.topology import ConsumerSpec
 from cas_events.wire.envelope import EventEncoder
 
+# (agent, task): the same task id may have been used for two agents, and only one of them is to be rejected.
+TaskKey = tuple[str, str]
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Source:
@@ -37,10 +40,9 @@ class Source:
         """The consumer's durable name, unique among a runner's sources."""
         return self.spec.name
 
-    @property
-    def task_token(self) -> int:
-        """Where the task's token stands in a delivered subject: `cas.cmd.execute.A.T`, `cas.due.A.T.n`."""
-        return 3 if self.kind in {"wake", "cancel"} else 4
+    def task_key(self, subject: str) -> TaskKey:
+        """What a delivered subject is about: `cas.cmd.execute.A.T`, `cas.cmd.resume.A.T.I`, `cas.due.A.T.n`."""
+        return self.agent_id, subject.split(".")[3 if self.kind == "wake" else 4]
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +92,11 @@ class Hold:
     renew_at_s: float
     is_lost: bool = False
 
+    @property
+    def key(self) -> TaskKey:
+        """Where it is kept in `Desk.holds`."""
+        return self.agent_id, self.task_id
+
 
 class Desk:
     """The shared state of one runner process.
@@ -108,7 +115,7 @@ class Desk:
     def __init__(self, places: int) -> None:
         self.places = places
         self.offers: dict[int, Offer] = {}
-        self.holds: dict[str, Hold] = {}
+        self.holds: dict[TaskKey, Hold] = {}
         self.in_hand: dict[int, Offer] = {}
         self.probing: set[str] = set()
         self.loop_ticked_s = time.monotonic()

@@ -137,7 +137,7 @@ class Intake:
         """Whether it is the governing command of a task held here, delivered once more: it is renewed from now on."""
         if delivery.delivered == 1 or source.kind == "cancel":
             return False
-        hold = self._desk.holds.get(delivery.subject.split(".")[source.task_token])
+        hold = self._desk.holds.get(source.task_key(delivery.subject))
         if hold is None or hold.is_lost:
             return False
         if (hold.delivery.stream, hold.delivery.seq) != (delivery.stream, delivery.seq):

@@ -8,7 +8,7 @@ from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Hint
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner.facts import TaskFacts
-from cas_events.runner.holds import Offer
+from cas_events.runner.holds import Offer, TaskKey
 from cas_events.runner.registry import AgentSpec
 
 
@@ -36,6 +36,11 @@ class Job:
     def delivery(self) -> Delivery:
         """The delivery itself."""
         return self.offer.delivery
+
+    @property
+    def key(self) -> TaskKey:
+        """The task, and whose it is."""
+        return self.spec.agent_id, self.task_id
 
     def facts(self, execute: Execute) -> TaskFacts:
         """The task, once its command has been read."""

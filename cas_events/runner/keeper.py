@@ -189,8 +189,10 @@ class Keeper:
             question = msgspec.json.decode(request.data, type=_OwnerQuestion)
         except msgspec.DecodeError:
             return
-        hold = self._desk.holds.get(question.task)
-        mine = hold is not None and not hold.is_lost and hold.fence_seq == question.fence
+        mine = any(
+            hold.task_id == question.task and hold.fence_seq == question.fence and not hold.is_lost
+            for hold in list(self._desk.holds.values())
+        )
         self._publish(request.reply, msgspec.json.encode({"mine": mine}))
 
     def _answer_agent(self, request: Message) -> None:
@@ -242,7 +244,7 @@ class Keeper:
             return
         if last is None or last.seq != hold.fence_seq:
             self._lose(hold)
-        elif hold.task_id in self._desk.holds:
+        elif hold.key in self._desk.holds:
             self._publish(hold.delivery.reply, WPI)
 
     def _lose(self, hold: Hold) -> None:

@@ -17,7 +17,7 @@ from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.queue import ACK, Delivery, nak
 from cas_events.jetstream.reads import DecidingReads
 from cas_events.runner.breakers import Breakers
-from cas_events.runner.holds import Desk
+from cas_events.runner.holds import Desk, TaskKey
 from cas_events.runner.keeper import Keeper
 from cas_events.runner.ledger import Ledger
 from cas_events.runner.registry import AgentSpec
@@ -48,7 +48,8 @@ class Workplace:
         grace_s: how long agent code may take to end when asked to.
         limits: what a task may emit, and how large its input and outputs may be.
         spawn: starts a supervised coroutine.
-        running: executions of this process by task id, from their claim to their end.
+        running: executions of this process by agent and task id, from their claim to their end; two agents may have
+            been given the same id.
         is_stopping: the process shuts down.
     """
 
@@ -68,13 +69,18 @@ class Workplace:
     grace_s: float
     limits: TelemetryLimits
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    running: dict[str, Execution] = field(default_factory=dict)
+    running: dict[TaskKey, Execution] = field(default_factory=dict)
     is_stopping: bool = False
 
     @property
     def source(self) -> str:
         """The `source` of events that this process writes."""
         return f"cas/runner/{self.runner_id}"
+
+    def running_with_id(self, task_id: str) -> list[Execution]:
+        """What runs here under a task id, for whichever agent."""
+        found = (self.running.get((agent_id, task_id)) for agent_id in self.agents)
+        return [execution for execution in found if execution is not None]
 
     async def last_command(self, subject: str) -> StoredMessage | None:
         """The stored command of a subject, as the leader has it."""
