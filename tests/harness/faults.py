@@ -1,0 +1,176 @@
+"""What fault tests share: how long a fault lasts, a fleet to inject it into, and what is checked afterwards.
+
+The length of a fault is a plain wait and no waiting for a state; everything else waits on states (`wait`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cas_events import Client, Task
+from cas_events.domain.events import Event
+from cas_events.errors import CasEventsError
+from cas_events.jetstream.connection import Connection
+from cas_events.wire.subjects import Names
+from tests.harness import history as promises
+from tests.harness.history import History, read_history
+from tests.harness.processes import Process, lines
+from tests.harness.wait import until, until_async
+
+# The short form runs in CI; the counts of the promises under faults run in torture.
+IS_TORTURE = os.environ.get("TORTURE", "") not in {"", "0"}
+REST_S = 60.0
+
+
+def count(short: int, full: int) -> int:
+    """How often to do something: a few times in CI, the full count in torture."""
+    return full if IS_TORTURE else short
+
+
+async def last_for(fault_s: float) -> None:
+    """Let a fault have its length."""
+    await asyncio.sleep(fault_s)
+
+
+class FaultRunner(Process):
+    """`tests.harness.fault_agents` in a process of its own."""
+
+    def __init__(
+        self, url: str, deployment: str, *, agents: str = "echo", lease_s: float = 2.0, grace_s: float = 1.0
+    ) -> None:
+        super().__init__(
+            ["-m", "tests.harness.fault_agents"],
+            CAS_NATS_URL=url,
+            CAS_DEPLOYMENT=deployment,
+            LEASE_S=str(lease_s),
+            GRACE_S=str(grace_s),
+            AGENTS=agents,
+        )
+
+
+@asynccontextmanager
+async def fleet(
+    url: str, deployment: str, *urls: str, agents: str = "echo", lease_s: float = 2.0
+) -> AsyncIterator[list[FaultRunner]]:
+    """Runners that serve already, one for each of ``urls``; ``url`` is the server itself. The list may be changed."""
+    runners = [FaultRunner(each, deployment, agents=agents, lease_s=lease_s) for each in urls]
+    try:
+        await until_async(lambda: _is_up(url, deployment, len(urls)), timeout_s=30, what="the fleet")
+        yield runners
+    finally:
+        for each in runners:
+            each.end()
+
+
+async def _is_up(url: str, deployment: str, runners: int) -> bool:
+    """Whether so many runners answer for their agents."""
+    async with await Connection.open(url, name="fleet?") as connection:
+        answers: set[bytes] = set()
+        inbox = connection.new_inbox()
+        connection.listen(inbox, lambda message: answers.add(message.data))
+        connection.publish(Names(deployment).agent_service("talker"), reply=inbox)
+        await asyncio.sleep(0.1)
+        return len(answers - {b""}) >= runners
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One line that `talker` wrote: what happened, in which attempt, in which process, when (seconds since the epoch)."""
+
+    what: str
+    attempt: int
+    pid: int
+    at_s: float
+
+
+def marks(path: Path, what: str) -> list[Mark]:
+    """What `talker` wrote of a kind."""
+    found = [line.split() for line in lines(path) if line.startswith(what)]
+    return [Mark(kind, int(attempt), int(pid), float(at_s)) for kind, attempt, pid, at_s in found]
+
+
+async def until_marked(path: Path, what: str, times: int, *, timeout_s: float = 20.0) -> Mark:
+    """Wait for the n-th line of a kind."""
+    await until(lambda: len(marks(path, what)) >= times, timeout_s=timeout_s, what=f"{times} x {what}")
+    return marks(path, what)[times - 1]
+
+
+async def at_rest(url: str, deployment: str, *, timeout_s: float = REST_S) -> History:
+    """Wait until every executed task has ended; what the streams hold then."""
+    found = History()
+
+    async def is_over() -> bool:
+        nonlocal found
+        await asyncio.sleep(0.1)
+        try:
+            async with await Connection.open(url, name="checker") as connection:
+                found = await read_history(connection, deployment)
+        except CasEventsError:
+            return False
+        return not promises.unfinished(found)
+
+    try:
+        await until_async(is_over, timeout_s=timeout_s, what="every task ends")
+    except AssertionError:
+        left = {task: [r.name for r in found.lifecycle_of(task)] for task in promises.unfinished(found)}
+        raise AssertionError(f"not ended within {timeout_s:g} s: {left}") from None
+    return found
+
+
+class Followed:
+    """A task with everything that a follower of it sees."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.seen: list[Event] = []
+        self._following = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async for event in self.task.events():
+            self.seen.append(event)
+
+    async def end(self, timeout_s: float = REST_S) -> list[Event]:
+        """Wait for the follower's end; what it saw."""
+        await asyncio.wait_for(self._following, timeout_s)
+        return self.seen
+
+
+class Load:
+    """Tasks started by a client, with what the server acknowledged."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.acknowledged: list[tuple[str, int]] = []
+        self.followed: list[Followed] = []
+        self.tasks: list[Task] = []
+
+    async def start(
+        self, agent: str, input_: dict[str, object] | None = None, *, follow: bool = False
+    ) -> Task:
+        """Start one task, whether its runner is there at this moment or not."""
+        task = await self.client.submit_task(agent, input_, wait_for_runner_s=REST_S)
+        self.acknowledged.append((f"{self.deployment}.cmd.execute.{agent}.{task.task_id}", task.seq))
+        self.tasks.append(task)
+        if follow:
+            self.followed.append(Followed(task))
+        return task
+
+    @property
+    def deployment(self) -> str:
+        return self.client._session.names.deployment
+
+    async def complaints(
+        self, url: str, *, allow: Iterable[str] = (), timeout_s: float = REST_S
+    ) -> list[str]:
+        """Wait for rest and for the followers, and check every promise."""
+        history = await at_rest(url, self.deployment, timeout_s=timeout_s)
+        found = promises.check(history, self.acknowledged)
+        for followed in self.followed:
+            seen = await followed.end()
+            found += promises.follower_saw_everything(history, followed.task.task_id, seen)
+        return [text for text in found if not any(part in text for part in allow)]
