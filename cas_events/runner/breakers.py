@@ -60,13 +60,18 @@ class Breaker:
         self.last_seq = event.seq
         if event.type not in breaker.TRANSITIONS:
             return False
+        before = self.state
         self.state = breaker.evolve(
-            self.state,
+            before,
             event.type,
             time_s=event.time.timestamp(),
             probe_at_s=_time_s(event.data.get("probe_at")),
         )
-        self.window.clear()
+        if event.type == breaker.HALF_OPENED:
+            # The server lets commands through at the probe time, perhaps before this transition is in the log.
+            self.window.drop_before(before.probe_at_s)
+        else:
+            self.window.clear()
         return True
 
     def count(self, event: Event) -> None:
@@ -150,9 +155,15 @@ class Breakers:
                 await self._move(known)
                 await self._pause(known)
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout=LOOK_S)
+                await asyncio.wait_for(self._changed.wait(), timeout=self._pause_s())
             except TimeoutError:
                 continue
+
+    def _pause_s(self) -> float:
+        """How long nothing can be due, unless something is heard: until the next probe time."""
+        open_ones = [known.state for known in self._breakers.values() if known.state.phase == "open"]
+        next_s = min((state.probe_at_s - time.time() for state in open_ones), default=LOOK_S)
+        return min(LOOK_S, max(next_s, 0.01))
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
@@ -229,8 +240,8 @@ class Breakers:
         known.paused_until_s = probe_at_s
 
     def _throttle(self, known: Breaker) -> None:
-        """While half-open, this process pulls the agent's commands one at a time."""
-        if known.state.phase == "half_open":
+        """Unless it is closed, this process pulls the agent's commands one at a time."""
+        if known.state.phase != "closed":
             self._desk.probing.add(known.agent_id)
         else:
             self._desk.probing.discard(known.agent_id)

@@ -36,6 +36,8 @@ from cas_events.wire.jsonvalue import decode_json
 
 _log = logging.getLogger(__name__)
 
+CLAIMED_HERE_S = 0.5  # when to look again at a task that another delivery is being claimed for
+
 
 async def claim_and_run(
     place: Workplace, job: Job, claim: Claim, last: Last | None, *, is_first: bool
@@ -58,6 +60,10 @@ async def claim_and_run(
         await _refuse(place, job, claim, await _duplicate_of(place, job) or (error.reason, str(error)))
         return
     if _is_fresh(last) and await _is_not_due(place, job, claim, execute):
+        return
+    if job.key in place.running:
+        # Two answers at once, for example: the claim that is on its way here already goes first.
+        place.nak(job.delivery, CLAIMED_HERE_S)
         return
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
     place.running[execution.facts.key] = execution

@@ -30,7 +30,7 @@ from cas_events.runner.workplace import Workplace
 _log = logging.getLogger(__name__)
 
 ASK_OWNER_S = 0.3  # how long a runner has to answer whether it holds a task
-ASK_AGAIN_S = 1.0  # when its silence may be our own connection's youth
+ASK_AGAIN_S = 1.0  # at the latest, when its silence may be our own connection's youth
 
 
 class Dispatcher:
@@ -132,7 +132,7 @@ class Dispatcher:
                     case "dead":
                         await claim_and_run(self._place, job, claim, last, is_first=False)
                     case "unsure":
-                        self._place.nak(job.delivery, ASK_AGAIN_S)
+                        self._place.nak(job.delivery, min(ASK_AGAIN_S, max(self._young_for_s(job), 0.05)))
             case Nak(delay_s=delay_s):
                 self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
             case ReadAnswers():
@@ -179,8 +179,14 @@ class Dispatcher:
         except (NoRespondersError, ConnectionLostError, msgspec.DecodeError) as error:
             # Silence proves nothing while our own connection is young: after a server's restart the owner may just
             # not be back yet.
-            up_since_s = self._place.connection.connected_since_s
-            if up_since_s is None or time.monotonic() - up_since_s < job.offer.source.ack_wait_s:
+            if self._young_for_s(job) > 0:
                 return "unsure"
             _log.info("runner %s is silent about task %s (%s): taking over", runner, job.task_id, error)
         return "dead"
+
+    def _young_for_s(self, job: Job) -> float:
+        """Seconds until our own connection has been up for a lease."""
+        up_since_s = self._place.connection.connected_since_s
+        if up_since_s is None:
+            return job.offer.source.ack_wait_s
+        return up_since_s + job.offer.source.ack_wait_s - time.monotonic()

@@ -108,7 +108,7 @@ class Desk:
         offers: deliveries on their way to the event loop.
         holds: tasks that this process runs, by task id.
         in_hand: deliveries that the event loop has taken and not finished.
-        probing: agents whose breaker is half-open; their commands are pulled one at a time.
+        probing: agents whose breaker is not closed; their commands are pulled one at a time.
         loop_ticked_s: when the event loop last ran, on the monotonic clock.
     """
 

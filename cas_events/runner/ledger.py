@@ -1,8 +1,9 @@
 """A task's lifecycle as it stands in the log: reading its last event, appending the next one under the lock.
 
 PROTOCOL section 4: every lifecycle append expects the last sequence of the task's exact subject. No answer, 10071 or
-10164 is settled only by evidence: an ack without ``duplicate``, our own event (same id and same source) as the first
-one after the expected sequence, or another writer's event there. "Not there" means: send the same bytes again.
+10164 is settled only by evidence: an ack without ``duplicate``, our own event as the first one after the expected
+sequence, or another writer's event there. "Not there" means: send the same bytes again. Our own is the one with our
+bytes: two claims of one task in one process would make the same id and the same source.
 """
 
 from __future__ import annotations

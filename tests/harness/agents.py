@@ -17,6 +17,7 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
 from cas_events import NonRetryableError, Runner, TaskContext, current_task
+from cas_events.domain.breaker import BreakerPolicy
 from cas_events.domain.retry import RetryPolicy
 
 FAST = RetryPolicy(base_s=0.05, cap_s=0.2)
@@ -81,6 +82,22 @@ async def failing(ctx: TaskContext, input: dict) -> dict:
 
 async def hopeless(_ctx: TaskContext, _input: dict) -> dict:
     raise NonRetryableError("no use")
+
+
+async def hinting(ctx: TaskContext, input: dict) -> dict:
+    """Fails once with a hint when to come back."""
+    if ctx.attempt == 1:
+        error = RuntimeError("busy")
+        error.retry_after_s = input["after_s"]  # type: ignore[attr-defined]
+        raise error
+    return {"attempt": ctx.attempt}
+
+
+async def moody(_ctx: TaskContext, input: dict) -> dict:
+    """Fails while a file is there."""
+    if Path(input["broken"]).exists():
+        raise ValueError("broken")
+    return {"works": True}
 
 
 async def exiting(_ctx: TaskContext, _input: dict) -> dict:
@@ -163,6 +180,13 @@ AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "failing": (failing, {"retry": FAST}),
     "slow-retry": (failing, {"retry": RetryPolicy(base_s=1e6, cap_s=1e6)}),
     "hopeless": (hopeless, {}),
+    "hinting": (hinting, {}),
+    "moody": (moody, {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=1.5)}),
+    "moody-again": (moody, {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=1.5)}),
+    "moody-fast": (
+        moody,
+        {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=1.5, while_open="fail")},
+    ),
     "exiting": (exiting, {"max_attempts": 1}),
     "unencodable": (unencodable, {}),
     "big": (big, {}),
