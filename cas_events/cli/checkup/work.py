@@ -91,8 +91,13 @@ def _unserved(found: Diagnosis, tables: Tables) -> Iterator[Check]:
 
 
 def _waiting(found: Diagnosis, tables: Tables) -> dict[str, str]:
-    """The agents with work to do and how much, as the tables know it; without them, as consumers and commands hint."""
-    if tables.positions is not None:
+    """The agents with work to do and how much, as the tables know it.
+
+    Without tables that hold every command, consumers and commands give a hint.
+    """
+    commands = found.streams.get(found.names.commands)
+    last_seq = commands.state.last_seq if commands else 0
+    if tables.positions is not None and tables.positions.get(found.names.commands, 0) >= last_seq:
         return {agent: f"{count} of its tasks wait" for agent, count in tables.open.items()}
     counts = {agent_of(one.name): one.num_pending + one.num_ack_pending for one in found.consumers}
     never = (found.agents_with_commands or frozenset()) - counts.keys()
