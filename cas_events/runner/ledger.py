@@ -124,17 +124,9 @@ class Ledger:
         await self.put_blobs(blobs)
         payload = encoder.encode(type_, index, time_ns, data)
         subject = self._names.lifecycle(agent_id, encoder.task_id)
-        return await self.append_bytes(
-            subject,
-            payload,
-            event_id=encoder.event_id(index),
-            source=encoder.source,
-            expected_seq=expected_seq,
-        )
+        return await self.append_bytes(subject, payload, expected_seq=expected_seq)
 
-    async def append_bytes(
-        self, subject: str, payload: bytes, *, event_id: str, source: str, expected_seq: int
-    ) -> int:
+    async def append_bytes(self, subject: str, payload: bytes, *, expected_seq: int) -> int:
         """Append an encoded lifecycle event; see `append`."""
         while True:
             try:
@@ -145,11 +137,11 @@ class Ledger:
                     return ack.seq
             except (WrongLastSequenceError, ConnectionLostError):
                 _log.debug("append to %s is ambiguous, looking for evidence", subject)
-            seq = await self._evidence(subject, event_id=event_id, source=source, expected_seq=expected_seq)
+            seq = await self._evidence(subject, payload, expected_seq=expected_seq)
             if seq is not None:
                 return seq
 
-    async def _evidence(self, subject: str, *, event_id: str, source: str, expected_seq: int) -> int | None:
+    async def _evidence(self, subject: str, payload: bytes, *, expected_seq: int) -> int | None:
         """What stands first after the expected sequence: our event's sequence, or None for nothing yet.
 
         Raises:
@@ -162,11 +154,7 @@ class Ledger:
             # On R3 a write of the same subject may still be in flight (10164): give it a moment.
             await asyncio.sleep(EVIDENCE_PAUSE_S)
             return None
-        try:
-            event = decode_event(first.data, seq=first.seq, stream=first.stream)
-        except WireError:
-            raise LostRaceError(subject, first.seq) from None
-        if event.id == event_id and event.source == source:
+        if first.data == payload:
             return first.seq
         raise LostRaceError(subject, first.seq)
 
