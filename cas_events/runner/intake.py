@@ -26,6 +26,8 @@ LAG_MAX_S = 0.25
 APPETITE_IDLE_MAX = 8
 CANCEL_BATCH = 256
 PAUSE_S = 0.25  # after a pull that the server did not serve
+SCARCE_EXPIRES_S = 0.1  # a pull that nothing answers gives its place to the next source in line so soon
+SCARCE_FOR_S = 2.0
 
 
 class Intake:
@@ -65,6 +67,11 @@ class Intake:
         self._appetite: dict[str, int] = {}
         self._repairs: dict[str, asyncio.Task[ConsumerInfo]] = {}
         self._ask_at_s: dict[str, float] = {}
+        # Whoever found no free place is first in line for the next one: otherwise the idle pulls of the first agents
+        # would leave the last ones without any, for good.
+        self._line = deque(source for source in sources if source.kind != "cancel")
+        self._scarce_until_s = 0.0
+        self._is_open = False
         tasks = sum(source.kind == "task" for source in sources)
         # All idle agents together reserve at most half of the places.
         self._appetite_min = max(1, min(APPETITE_IDLE_MAX, desk.places // (2 * max(tasks, 1))))
@@ -75,27 +82,39 @@ class Intake:
         """Open a queue for every source."""
         self._appetite = {source.consumer: self._appetite_min for source in self._sources}
         self._queues = {source.consumer: self._open_queue(js, source) for source in self._sources}
+        self._repairs.clear()  # Of an earlier connection, whose keeper failed.
+        self._is_open = True
 
     async def close(self) -> None:
-        """Pull no more and give back what was not taken."""
-        self.is_pulling = False
+        """Pull no more over this connection and give back what was not taken."""
+        self._is_open = False
         await asyncio.gather(*(queue.stop() for queue in self._queues.values()))
         self.give_back_untaken()
 
     def ask(self) -> None:
         """Ask for what the free places admit."""
-        if not self.is_pulling or self._loop_lags() or self._storage.is_tight:
+        if not self._takes or self._loop_lags() or self._storage.is_tight:
             return
         for source in self._sources:
-            self._ask_one(source)
+            if source.kind == "cancel":
+                self._ask_cancels(source)
+        for _ in range(len(self._line)):
+            if not self._ask_one(self._line[0]):
+                self._scarce_until_s = time.monotonic() + SCARCE_FOR_S
+                return
+            self._line.rotate(-1)
 
     def give_back_untaken(self) -> None:
         """A delivery that a lagging loop does not take goes to another runner."""
         now_s = time.monotonic()
         for key, offer in list(self._desk.offers.items()):
             is_late = now_s - offer.offered_s > LAG_MAX_S
-            if (is_late or not self.is_pulling) and self._desk.offers.pop(key, None) is not None:
+            if (is_late or not self._takes) and self._desk.offers.pop(key, None) is not None:
                 self._send(offer.delivery.reply, nak(0))
+
+    @property
+    def _takes(self) -> bool:
+        return self.is_pulling and self._is_open
 
     def _open_queue(self, js: JetStream, source: Source) -> WorkQueue:
         return WorkQueue(
@@ -112,7 +131,7 @@ class Intake:
     def _arrive(self, source: Source, delivery: Delivery) -> None:
         if self._adopt(source, delivery):
             return
-        if not self.is_pulling or self._loop_lags():
+        if not self._takes or self._loop_lags():
             self._send(delivery.reply, nak(0))
             return
         offer = Offer(source, delivery)
@@ -146,27 +165,44 @@ class Intake:
         hold.renew_at_s = 0.0
         return True
 
-    def _ask_one(self, source: Source) -> None:
+    def _ask_cancels(self, source: Source) -> None:
+        if self._queues[source.consumer].outstanding * 2 <= CANCEL_BATCH:
+            self._send_pull(source, CANCEL_BATCH, expires_s=source.ack_wait_s / 3)
+
+    def _ask_one(self, source: Source) -> bool:
+        """Ask for what one source may bring; False if it could use a place and there is none."""
+        wanted = self._admitted(source) - self._queues[source.consumer].outstanding
+        free = self._desk.free_places - self._reserved()
+        if free <= 0:
+            self.is_hungry = True
+            return wanted <= 0
+        if wanted > 0:
+            expires_s = SCARCE_EXPIRES_S if self._is_scarce else source.ack_wait_s / 3
+            self._send_pull(source, min(wanted, free), expires_s=expires_s)
+        return True
+
+    @property
+    def _is_scarce(self) -> bool:
+        return time.monotonic() < self._scarce_until_s
+
+    def _send_pull(self, source: Source, wanted: int, *, expires_s: float) -> None:
         name = source.consumer
-        asked = self._queues[name].outstanding
-        if source.kind == "cancel":
-            wanted = CANCEL_BATCH if asked * 2 <= CANCEL_BATCH else 0
-        else:
-            free = self._desk.free_places - self._reserved()
-            wanted = min(self._admitted(source) - asked, free)
-            self.is_hungry = self.is_hungry or free <= 0
-        if wanted <= 0 or time.monotonic() < self._ask_at_s.get(name, 0.0):
+        if time.monotonic() < self._ask_at_s.get(name, 0.0):
             return
         try:
-            self._queues[name].ask(wanted, expires_s=source.ack_wait_s / 3)
+            self._queues[name].ask(wanted, expires_s=expires_s)
         except NotConnectedError:
             self._ask_at_s[name] = time.monotonic() + PAUSE_S
 
     def _admitted(self, source: Source) -> int:
-        """How many of an agent's commands may be on their way: its appetite, or one probe of a half-open breaker."""
+        """How many of an agent's commands may be on their way: its appetite, or one probe of a half-open breaker.
+
+        While places are scarce an idle source waits on one only.
+        """
         if source.agent_id in self._desk.probing:
             return 0 if self._desk.is_busy_with(source.agent_id) else 1
-        return self._appetite[source.consumer]
+        appetite = self._appetite[source.consumer]
+        return 1 if appetite == self._appetite_min and self._is_scarce else appetite
 
     def _reserved(self) -> int:
         """Places that open pulls may still fill."""
@@ -182,12 +218,12 @@ class Intake:
         if end.reason not in {"fulfilled", "expired", "stopped"}:
             self._ask_at_s[name] = time.monotonic() + PAUSE_S
             _log.debug("pull of %s ended: %s %s", name, end.reason, end.detail)
-        if end.reason == "no_consumer" and name not in self._repairs and self.is_pulling:
+        if end.reason == "no_consumer" and name not in self._repairs and self._takes:
             repair = asyncio.get_running_loop().create_task(ensure_consumer(js, source.spec))
             self._repairs[name] = repair
             repair.add_done_callback(lambda task: self._repaired(name, task))
 
     def _repaired(self, name: str, task: asyncio.Task[ConsumerInfo]) -> None:
-        del self._repairs[name]
+        self._repairs.pop(name, None)
         if not task.cancelled() and task.exception():
             _log.warning("consumer %s does not answer: %s", name, task.exception())
