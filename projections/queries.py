@@ -11,13 +11,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cas_events.errors import ProjectionError, QueryError
-from projections.results import QueryResult, decode_rows, encode_rows
+from cas_events.wire.rows import QueryResult, decode_rows, encode_rows
 from projections.store import Connection, StatementCheck, open_file
 from projections.store import Error as StoreError
 
@@ -87,7 +86,6 @@ class Queries:
         self._events_stream = events_stream
         self.limits = limits or Limits()
         self._on_stuck = on_stuck
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="cas-sql")
         self._places = asyncio.Semaphore(READERS)
         self._waiting = 0
         self._statements = StatementCheck()
@@ -114,16 +112,16 @@ class Queries:
         finally:
             self._waiting -= 1
         task = _Running()
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._answer, task, sql, params, limit
-        )
+        future = _in_thread(lambda: self._answer(task, sql, params, limit))
         self._running.add(task)
-        future.add_done_callback(lambda _: self._ended(task))
+        future.add_done_callback(lambda done: self._ended(task, done))
         return await self._watched(task, future)
 
-    def _ended(self, task: _Running) -> None:
+    def _ended(self, task: _Running, done: asyncio.Future[Answer]) -> None:
         self._running.discard(task)
         self._places.release()
+        if not done.cancelled():
+            done.exception()  # Whoever asked may be gone, and then nobody else looks.
 
     async def _watched(self, task: _Running, future: asyncio.Future[Answer]) -> Answer:
         limits = self.limits
@@ -134,6 +132,12 @@ class Queries:
         except asyncio.CancelledError:
             task.interrupt()
             raise
+        except QueryError as error:
+            if error.reason != "timeout":
+                raise
+            raise QueryError(
+                "ended early: the projector stops, or needed the memory", reason="memory"
+            ) from error
         try:
             return await asyncio.wait_for(asyncio.shield(future), limits.grace_s)
         except TimeoutError:
@@ -153,7 +157,6 @@ class Queries:
     def close(self) -> None:
         """Let no further query in and end those that run; does not wait for what heeds no interrupt."""
         self._closing = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
         self.interrupt()
         for connection in self._idle:
             connection.close()
@@ -220,6 +223,30 @@ class _Running:
             self._interrupted = True
             if self._connection is not None:
                 self._connection.interrupt()
+
+
+def _in_thread(call: Callable[[], Answer]) -> asyncio.Future[Answer]:
+    """Run in a thread that nobody waits for at the process's end, as it may be one that cannot be ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Answer] = loop.create_future()
+
+    def settle(answer: Answer | None, error: Exception | None) -> None:
+        if error is not None and not future.done():
+            future.set_exception(error)
+        elif answer is not None and not future.done():
+            future.set_result(answer)
+
+    def work() -> None:
+        answer, failure = None, None
+        try:
+            answer = call()
+        except Exception as error:  # Not swallowed: it is the outcome of the future.
+            failure = error
+        with suppress(RuntimeError):  # The loop is closed: nobody asks any more.
+            loop.call_soon_threadsafe(settle, answer, failure)
+
+    threading.Thread(target=work, name="cas-sql", daemon=True).start()
+    return future
 
 
 def _timeout(time_s: float) -> QueryError:

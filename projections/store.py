@@ -149,8 +149,9 @@ class Connection:
         self._raw.interrupt()
 
     def close(self) -> None:
-        """Close; idempotent."""
-        self._raw.close()
+        """Close; idempotent. What is busy with a statement that cannot be ended is left to the process's end."""
+        with suppress(duckdb.ResourceInUseException):
+            self._raw.close()
 
 
 def open_file(path: Path, *, read_only: bool = False) -> Connection:

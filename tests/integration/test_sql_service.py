@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from cas_events.errors import ProjectionError, QueryError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
+from cas_events.sql_client import query
 from cas_events.wire.subjects import Names
-from projections.ask import query
 from projections.projector import Projector
 from projections.queries import Limits, Queries, query_file
 from projections.service import SqlService
@@ -215,3 +216,24 @@ async def test_query_that_heeds_no_interrupt_ends_with_the_process_and_projectin
         )
         assert result.rows == [(2,)]
         assert projector.process.returncode is None
+
+
+async def test_stuck_query_does_not_hold_up_the_end_of_the_process(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from pathlib import Path
+from cas_events.errors import QueryError
+from projections.fold import Fold
+from projections.queries import Limits, query_file
+path = Path(sys.argv[1])
+Fold(path, "cas").close()
+try:
+    asyncio.run(query_file(path, "SELECT length(repeat('x', 4000000000))", limits=Limits(time_s=0.2, grace_s=0.2)))
+except QueryError as error:
+    print(error.reason)
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(tmp_path / "cas.duckdb"), stdout=asyncio.subprocess.PIPE
+    )
+    stdout, _ = await asyncio.wait_for(process.communicate(), 15)
+    assert stdout == b"timeout\n"

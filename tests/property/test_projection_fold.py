@@ -155,7 +155,7 @@ def _compare(fold: Fold, commands: Sequence[Command], facts: Sequence[Fact]) -> 
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(commands=COMMANDS, facts=FACTS, schedule=SCHEDULE)
 @example(  # The command that comes last names another owner than the events.
