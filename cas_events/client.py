@@ -182,13 +182,18 @@ class Client:
         )
 
     async def sql(
-        self, statement: str, params: list[Any] | None = None, *, wait_for: int = 0, timeout_s: float = 15.0
+        self,
+        statement: str,
+        params: Sequence[object] | Mapping[str, object] = (),
+        *,
+        wait_for: int = 0,
+        timeout_s: float = 15.0,
     ) -> list[dict[str, Any]]:
         """Ask the projector: one read-only statement, answered as a list of rows.
 
         Args:
             statement: the SQL.
-            params: values for its ``?`` placeholders.
+            params: values for ``?`` and ``$1`` (a sequence), or for ``$name`` (a mapping).
             wait_for: answer only once this `CAS_EVENTS` sequence is in the tables (read your writes).
             timeout_s: how long to wait for the answer.
 
@@ -198,6 +203,11 @@ class Client:
         """
         session = self._session
         answer = await query(
-            session.connection, session.names, statement, params, wait_for=wait_for, timeout_s=timeout_s
+            session.connection,
+            session.names.deployment,
+            statement,
+            params,
+            wait_for=wait_for,
+            timeout_s=timeout_s,
         )
-        return [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        return answer.dicts()

@@ -19,6 +19,7 @@ from cas_events.errors import CasEventsError, WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.patience import patiently
 from cas_events.live import LiveHub
 from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
@@ -149,7 +150,7 @@ class EventStream(AsyncIterator[Event]):
                 raise StopAsyncIteration
             if self._is_behind:
                 self._is_behind = False
-                await self.look()
+                await patiently(self.look)
                 continue
             self._wakeup = asyncio.get_running_loop().create_future()
             try:

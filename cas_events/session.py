@@ -21,6 +21,7 @@ from cas_events.follow import EventStream, ResultWaiter, key_of
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.patience import patiently
 from cas_events.live import LiveHub
 from cas_events.results import TaskResult, result_from
 from cas_events.wire.envelope import decode_event
@@ -103,7 +104,9 @@ class Session:
             UnknownTaskError: it is not.
         """
         subject_filter = self.names.execute("*", require_token("task id", task_id))
-        command = await self.js.next_message(self.names.commands, subject_filter)
+        command = await patiently(
+            lambda: self.js.next_message(self.names.commands, subject_filter), tries_max=submit.SENDS_MAX
+        )
         if command is None:
             raise UnknownTaskError(task_id)
         return Task(self, command.subject.split(".")[3], task_id, command.seq)
@@ -137,7 +140,7 @@ class Task:
     async def result(self) -> TaskResult:
         """Wait for the task's end, or read it if it is over."""
         with self._session.waiter(self.agent_id, self.task_id) as waiter:
-            await waiter.look()
+            await patiently(waiter.look)
             return await result_from(await waiter.wait(), self._session.blobs)
 
     def events(self, *, after: int = 0) -> EventStream:
@@ -148,8 +151,9 @@ class Task:
         """
 
         async def begin(stream: EventStream) -> None:
-            stream.resume_after(await key_of(self._session.js, self._session.names, after))
-            await stream.look()
+            session = self._session
+            stream.resume_after(await patiently(lambda: key_of(session.js, session.names, after)))
+            await patiently(stream.look)
 
         return self._session.stream(self.agent_id, self.task_id, begin)
 
@@ -170,14 +174,15 @@ class Task:
         with session.waiter(self.agent_id, self.task_id) as waiter:
             is_ours = await submit.send_cancel(session.js, session.names, self.task_id, reason, requested_by)
             if wait:
-                await waiter.look()
+                await patiently(waiter.look)
                 await waiter.wait()
         return "requested" if is_ours else "already_requested"
 
     async def _is_finished(self) -> bool:
         names = self._session.names
         subject = names.lifecycle(self.agent_id, self.task_id)
-        last = await self._session.js.last_message(names.events, subject)
+        js = self._session.js
+        last = await patiently(lambda: js.last_message(names.events, subject), tries_max=submit.SENDS_MAX)
         if last is None:
             return False
         try:

@@ -1,51 +1,85 @@
-"""Asking the projector SQL over NATS: one request on ``<deployment>.svc.sql``."""
+"""Asking a running projector, from any process: the other end of `projections.service`."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from cas_events.errors import ConnectionLostError, NoRespondersError, ProjectionError, QueryError
 from cas_events.jetstream.connection import Connection
+from cas_events.wire.rows import QueryResult, decode_any
 from cas_events.wire.subjects import Names
-
-
-class SqlAnswer(msgspec.Struct, frozen=True):
-    """The rows of a query, and the `CAS_EVENTS` position that they were read at."""
-
-    columns: list[str] = []
-    types: list[str] = []
-    rows: list[list[Any]] = []
-    as_of: int = 0
-    error: dict[str, str] | None = None
 
 
 async def query(
     connection: Connection,
-    names: Names,
-    statement: str,
-    params: list[Any] | None = None,
+    deployment: str,
+    sql: str,
+    params: Sequence[object] | Mapping[str, object] = (),
     *,
     wait_for: int = 0,
-    timeout_s: float = 15.0,
-) -> SqlAnswer:
-    """Ask the projector.
+    limit: int | None = None,
+    timeout_s: float = 20.0,
+) -> QueryResult:
+    """Ask the projector of a deployment.
+
+    Args:
+        connection: to the server that it is connected to as well.
+        deployment: whose tables.
+        sql: one SELECT.
+        params: values for ``?`` and ``$1`` (a sequence), or for ``$name`` (a mapping).
+        wait_for: answer only when the tables hold the events up to this sequence.
+        limit: rows at most.
+        timeout_s: bound of the whole, in seconds.
 
     Raises:
-        QueryError: the statement was refused or failed.
+        QueryError: it was refused or failed; ``reason`` says which.
         ProjectionError: no projector answers.
     """
-    request = {"sql": statement, "params": params or [], "wait_for": wait_for}
+    request: dict[str, Any] = {
+        "sql": sql,
+        "params": dict(params) if isinstance(params, Mapping) else list(params),
+    }
+    if wait_for:
+        request["wait_for"] = wait_for
+    if limit is not None:
+        request["limit"] = limit
+    subject = Names(deployment).sql_service
     try:
-        message = await connection.request(
-            names.sql_service, msgspec.json.encode(request), timeout_s=timeout_s
-        )
-    except NoRespondersError:
-        raise ProjectionError("no projector is running; start one with `cas projector` or `cas up`") from None
-    except ConnectionLostError as error:
+        async with asyncio.timeout(timeout_s):
+            return await _collect(connection, subject, request, timeout_s)
+    except NoRespondersError as error:
+        raise ProjectionError(
+            f"no projector of {deployment} is running; start one with `cas projector`"
+        ) from error
+    except (TimeoutError, ConnectionLostError) as error:
         raise ProjectionError(f"the projector did not answer within {timeout_s:g} s") from error
-    answer = msgspec.json.decode(message.data, type=SqlAnswer)
-    if answer.error is not None:
-        raise QueryError(answer.error.get("message", "failed"), reason=answer.error.get("reason", "failed"))
+
+
+async def _collect(
+    connection: Connection, subject: str, request: dict[str, Any], timeout_s: float
+) -> QueryResult:
+    """The whole answer, whose parts are asked for one after the other."""
+    answer = await _ask(connection, subject, request, timeout_s)
+    rows = answer["rows"]
+    part = answer
+    while "more" in part:
+        part = await _ask(connection, subject, {"more": part["more"]}, timeout_s)
+        rows += part["rows"]
+    return QueryResult(answer["columns"], answer["types"], [tuple(row) for row in rows], answer["as_of"])
+
+
+async def _ask(
+    connection: Connection, subject: str, request: dict[str, Any], timeout_s: float
+) -> dict[str, Any]:
+    message = await connection.request(subject, msgspec.json.encode(request), timeout_s=timeout_s)
+    failure = message.header_value("Nats-Service-Error")
+    if failure:
+        raise QueryError(f"the projector failed: {failure}")
+    answer: dict[str, Any] = decode_any(message.data)
+    if "error" in answer:
+        raise QueryError(answer["error"]["message"], reason=answer["error"]["reason"])
     return answer

@@ -118,7 +118,8 @@ async def require_unused(js: JetStream, names: Names, agent_id: str, task_id: st
     Raises:
         DuplicateTaskError: one has.
     """
-    first = await js.next_message(names.commands, names.execute("*", task_id))
+    any_execute = names.execute("*", task_id)
+    first = await patiently(lambda: js.next_message(names.commands, any_execute), tries_max=SENDS_MAX)
     if first is not None:
         raise DuplicateTaskError(task_id, agent_id=first.subject.split(".")[3] or agent_id)
 

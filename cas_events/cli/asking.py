@@ -16,7 +16,7 @@ from cas_events.settings import Settings
 
 if TYPE_CHECKING:
     from cas_events.jetstream.connection import Connection
-    from projections.results import QueryResult
+    from cas_events.wire.rows import QueryResult
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def query(
         QueryError: it was refused or failed.
         ProjectionError: neither a projector nor its file answers.
     """
-    from projections import ask  # noqa: PLC0415 - see the package's docstring
+    from cas_events import sql_client as ask  # noqa: PLC0415 - see the package's docstring
 
     if connection is None:
         return await _query_file(settings, sql, params, limit)

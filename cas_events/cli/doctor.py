@@ -85,9 +85,9 @@ async def _doctor(*, json: bool) -> int:
 
 async def _tables(connection: Connection, settings: Settings) -> Tables:
     """What the projector says, if one answers."""
+    from cas_events import sql_client as projector  # noqa: PLC0415
     from cas_events.cli.checkup.work import Tables  # noqa: PLC0415 - as above
     from cas_events.errors import NoRespondersError  # noqa: PLC0415
-    from projections import ask as projector  # noqa: PLC0415
 
     async def rows(sql: str) -> list[tuple[Any, ...]]:
         answer = await projector.query(connection, settings.deployment, sql, timeout_s=PROJECTOR_ASK_S)

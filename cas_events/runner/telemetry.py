@@ -145,11 +145,15 @@ class Telemetry:
         self._emit("step", type_, data)
 
     async def barrier(self) -> None:
-        """Wait until everything emitted is stored or definitely refused."""
-        self._flush_progress()
+        """Admit nothing more, and wait until everything emitted is stored or definitely refused.
+
+        What code that was left behind still says would stand behind the event that ends its attempt.
+        """
         if self._uploads:
             await asyncio.wait(set(self._uploads), timeout=OUTPUT_BARRIER_S)
+        self._flush_progress()
         self._say_dropped()
+        self._is_closed = True
         deadline_s = time.monotonic() + OUTPUT_BARRIER_S
         while self._in_flight["events"] or self._in_flight["output"]:
             rest_s = deadline_s - time.monotonic()

@@ -24,8 +24,8 @@ from cas_events.errors import ProjectionError, QueryError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
+from cas_events.sql_client import query
 from cas_events.wire.subjects import Names
-from projections.ask import query
 from projections.projector import Projector
 from projections.queries import query_file
 from tests.harness.server import NatsServer

@@ -12,9 +12,9 @@ import pytest
 
 from cas_events.errors import QueryError
 from cas_events.jetstream.messages import StoredMessage
+from cas_events.wire.rows import QueryResult, decode_rows, encode_rows
 from projections import admission, handover
 from projections.handover import Handover
-from projections.results import QueryResult, decode_rows, encode_rows
 from projections.statements import script, statements
 from projections.store import StatementCheck
 
