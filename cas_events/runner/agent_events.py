@@ -9,6 +9,7 @@ from typing import Any
 from cas_events.domain.events import AGENT_REGISTERED
 from cas_events.errors import WireError
 from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.blobs import BlobStore
 from cas_events.runner.registry import AgentSpec
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import encode_members
@@ -27,14 +28,16 @@ async def append(
     causation_id: str | None = None,
     expected_seq: int | None = None,
 ) -> int:
-    """Append an agent's event and return its sequence.
+    """Append an agent's event and return its sequence; large members become claim checks.
 
     With ``expected_seq`` only if that is still the last sequence of the agent's subject.
 
     Raises:
         ServerError: it could not be stored.
     """
-    data, _ = encode_members(members, limit_bytes=10**9)
+    data, blobs = encode_members(members)
+    for blob in blobs:
+        await BlobStore(js, names.blob_bucket).put(blob)
     payload = encode_agent_event(
         type_,
         event_id=uuid7(),
