@@ -18,15 +18,27 @@ def error_members(error: BaseException, *, with_traceback: bool = True) -> dict[
     Returns:
         ``type``, ``message`` and, where known, ``node``, ``traceback`` and ``truncated``.
     """
-    message, is_cut = cut_utf8(str(error), ERROR_MESSAGE_BYTES)
+    message, is_cut = cut_utf8(_words(error), ERROR_MESSAGE_BYTES)
     members: dict[str, Any] = {"type": type(error).__name__, "message": message}
     node = getattr(error, "cas_node", None)
-    if node is not None:
+    if isinstance(node, str):
         members["node"] = node
     if with_traceback and error.__traceback__ is not None:
-        text = "".join(traceback.format_exception(error))
-        members["traceback"], _ = cut_utf8(text[-TRACEBACK_BYTES:], TRACEBACK_BYTES)
-        is_cut = is_cut or len(text) > len(members["traceback"])
+        members["traceback"], lost = _last_utf8("".join(traceback.format_exception(error)), TRACEBACK_BYTES)
+        is_cut = is_cut or lost
     if is_cut:
         members["truncated"] = True
     return members
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:  # The agent's own code; what it raised instead is part of the story.
+        return f"({type(error).__name__} cannot say what it is: {type(problem).__name__})"
+
+
+def _last_utf8(text: str, limit_bytes: int) -> tuple[str, bool]:
+    """The longest suffix within ``limit_bytes`` of UTF-8, and whether something was cut."""
+    encoded = text.encode("utf-8", "replace")
+    return encoded[-limit_bytes:].decode("utf-8", "ignore"), len(encoded) > limit_bytes
