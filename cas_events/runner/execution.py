@@ -333,7 +333,12 @@ class Execution:
             members={**members, "tries": self.claim.tries, "command_seq": self.facts.command_seq},
             expected_seq=self._lock_seq if expected_seq is None else expected_seq,
             member_bytes_max=self._place.limits.claim_bytes_max if type_ == events.COMPLETED else None,
+            is_held=self._is_held if self._phase is _Phase.ENDING else None,
         )
+
+    def _is_held(self) -> bool:
+        hold = self._place.desk.holds.get(self.facts.key)
+        return hold is not None and not hold.is_lost
 
     async def _settle_lost(self) -> None:
         last = await self._place.ledger.last(self.facts.agent_id, self.facts.task_id)
