@@ -178,8 +178,8 @@ class _Audit:
             if self._told == FINDINGS_TOLD_MAX + 1:
                 self._ctx.log.warning("further findings are only counted", told=FINDINGS_TOLD_MAX)
             return False
-        while not self._pace.take(1.0, now_s=time.monotonic()):
-            await asyncio.sleep(self._pace.wait_s(1.0))  # noqa: ASYNC110 - time itself is what is waited for
+        while not self._pace.take(1.0, now_s=time.monotonic()):  # noqa: ASYNC110 - waits for time itself
+            await asyncio.sleep(self._pace.wait_s(1.0))
         return True
 
 
