@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cas_events.domain import events
@@ -18,7 +18,9 @@ from cas_events.domain.decide import HANDOVER, Last
 from cas_events.domain.events import Event
 from cas_events.errors import (
     ConnectionLostError,
+    RefusedError,
     ServerError,
+    StreamFullError,
     WireError,
     WrongLastSequenceError,
 )
@@ -33,6 +35,8 @@ from cas_events.wire.subjects import Names
 _log = logging.getLogger(__name__)
 
 EVIDENCE_PAUSE_S = 0.02
+REFUSED_PAUSE_S = 0.5
+_UNAVAILABLE = 503
 
 
 class LostRaceError(ServerError):
@@ -99,6 +103,7 @@ class Ledger:
         members: Mapping[str, Any],
         expected_seq: int,
         member_bytes_max: int | None = None,
+        is_held: Callable[[], bool] | None = None,
     ) -> int:
         """Append a lifecycle event and return its sequence.
 
@@ -111,6 +116,8 @@ class Ledger:
             members: its `data`; large members become claim checks, put before the append.
             expected_seq: the lock.
             member_bytes_max: the largest member that may travel by claim check; None for no bound.
+            is_held: whether the task is still ours. With it, an append that is refused for now (no room, no leader) is
+                repeated while this holds: giving up the end of an attempt would run finished work again.
 
         Raises:
             LostRaceError: somebody else appended first.
@@ -121,10 +128,19 @@ class Ledger:
         data, blobs = encode_members(members)
         if member_bytes_max is not None:
             require_small_enough(blobs, "the output", member_bytes_max)
-        await self.put_blobs(blobs)
         payload = encoder.encode(type_, index, time_ns, data)
         subject = self._names.lifecycle(agent_id, encoder.task_id)
-        return await self.append_bytes(subject, payload, expected_seq=expected_seq)
+        while True:
+            try:
+                await self.put_blobs(blobs)
+                return await self.append_bytes(subject, payload, expected_seq=expected_seq)
+            except RefusedError as error:
+                if is_held is None or not _is_temporary(error):
+                    raise
+                _log.warning("%s waits for the log: %s", encoder.event_id(index), error)
+            await asyncio.sleep(REFUSED_PAUSE_S)
+            if not is_held():
+                raise LostRaceError(subject, expected_seq)
 
     async def append_bytes(self, subject: str, payload: bytes, *, expected_seq: int) -> int:
         """Append an encoded lifecycle event; see `append`."""
@@ -162,6 +178,10 @@ class Ledger:
         """Put the objects of claim checks, trying again while the connection is down."""
         for blob in blobs:
             await patiently(lambda blob=blob: self._blobs.put(blob))  # type: ignore[misc]
+
+
+def _is_temporary(error: RefusedError) -> bool:
+    return error.code == _UNAVAILABLE or isinstance(error, StreamFullError)
 
 
 def last_from(event: Event, message: StoredMessage, *, seq: int | None = None) -> Last:
