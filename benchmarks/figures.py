@@ -157,7 +157,7 @@ def from_replay(report: dict[str, Any]) -> list[Figure]:
         count, speed, ratio = size["events"], size["both_per_s"], size["both_to_reader"]
         rows.append(
             Figure(
-                name=f"projector replay of {count:,} events, against the bare reader",
+                name=f"projector replay, {count:,} events",
                 unit="1/s",
                 ours=speed,
                 floor=size["reader_per_s"],
@@ -173,7 +173,7 @@ def from_replay(report: dict[str, Any]) -> list[Figure]:
             value = lag[f"{word}_ms"]
             rows.append(
                 Figure(
-                    name=f"event to visible row at {lag['events_per_s']:,} events a second, {word}",
+                    name=f"event to row at {lag['events_per_s']:,} a second, {word}",
                     unit="ms",
                     ours=value,
                     goal=f"≤ {limit:g} ms",
