@@ -76,7 +76,7 @@ class Session:
         seen_s = self._runner_seen_s.get(agent_id)
         if seen_s is not None and began_s - seen_s < RUNNER_SEEN_S:
             return
-        while not await self.is_served(agent_id):
+        while not await patiently(lambda: self.is_served(agent_id), give_up_s=submit.PATIENCE_S):
             if time.monotonic() - began_s >= wait_s:
                 raise AgentUnavailableError(agent_id, waited_s=wait_s)
             await asyncio.sleep(RUNNER_ASK_AGAIN_S)
@@ -105,7 +105,7 @@ class Session:
         """
         subject_filter = self.names.execute("*", require_token("task id", task_id))
         command = await patiently(
-            lambda: self.js.next_message(self.names.commands, subject_filter), tries_max=submit.SENDS_MAX
+            lambda: self.js.next_message(self.names.commands, subject_filter), give_up_s=submit.PATIENCE_S
         )
         if command is None:
             raise UnknownTaskError(task_id)
@@ -182,7 +182,7 @@ class Task:
         names = self._session.names
         subject = names.lifecycle(self.agent_id, self.task_id)
         js = self._session.js
-        last = await patiently(lambda: js.last_message(names.events, subject), tries_max=submit.SENDS_MAX)
+        last = await patiently(lambda: js.last_message(names.events, subject), give_up_s=submit.PATIENCE_S)
         if last is None:
             return False
         try:

@@ -32,6 +32,8 @@ from cas_events.wire.commands import SUBMIT_HEADER, encode_execute
 from cas_events.wire.subjects import Names
 
 SENDS_MAX = 4
+# How long a client waits for a server that is away: longer than a restart, and than the election of a leader (5 to 10 s).
+PATIENCE_S = 20.0
 
 
 class TaskOptions(TypedDict, total=False):
@@ -119,7 +121,7 @@ async def require_unused(js: JetStream, names: Names, agent_id: str, task_id: st
         DuplicateTaskError: one has.
     """
     any_execute = names.execute("*", task_id)
-    first = await patiently(lambda: js.next_message(names.commands, any_execute), tries_max=SENDS_MAX)
+    first = await patiently(lambda: js.next_message(names.commands, any_execute), give_up_s=PATIENCE_S)
     if first is not None:
         raise DuplicateTaskError(task_id, agent_id=first.subject.split(".")[3] or agent_id)
 
@@ -133,7 +135,7 @@ async def send(js: JetStream, names: Names, blobs: BlobStore, command: PreparedE
         ConnectionLostError: the server stayed away.
     """
     for blob in command.blobs:
-        await patiently(lambda blob=blob: blobs.put(blob), tries_max=SENDS_MAX)  # type: ignore[misc]
+        await patiently(lambda blob=blob: blobs.put(blob), give_up_s=PATIENCE_S)  # type: ignore[misc]
     seq, is_mine = await _store_once(
         js, names, names.execute(command.agent_id, command.task_id), command.data
     )
@@ -158,13 +160,15 @@ async def _store_once(js: JetStream, names: Names, subject: str, data: bytes) ->
     while True:
         sends += 1
         try:
-            ack = await patiently_unsent(lambda: js.append(subject, data, header=header), tries_max=SENDS_MAX)
+            ack = await patiently_unsent(
+                lambda: js.append(subject, data, header=header), give_up_s=PATIENCE_S
+            )
             if not ack.duplicate:
                 return ack.seq, True
             refusal: ServerError = ConnectionLostError(f"the server took {subject} for a repetition")
         except (RefusedError, ConnectionLostError) as error:
             refusal = error
-        stored = await patiently(lambda: js.last_message(names.commands, subject), tries_max=SENDS_MAX)
+        stored = await patiently(lambda: js.last_message(names.commands, subject), give_up_s=PATIENCE_S)
         if stored is not None:
             return stored.seq, stored.header_value(SUBMIT_HEADER) == nonce
         if sends == SENDS_MAX or isinstance(refusal, RefusedError):

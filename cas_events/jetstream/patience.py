@@ -6,7 +6,8 @@ For calls that may be repeated without harm: reads, and writes that are settled 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -22,27 +23,27 @@ async def patiently(
     call: Callable[[], Awaitable[T]],
     *,
     errors: tuple[type[ServerError], ...] = (ConnectionLostError, NotConnectedError),
-    tries_max: int | None = None,
+    give_up_s: float = math.inf,
 ) -> T:
     """Await ``call()``, anew after each of these errors, with growing pauses.
 
     Args:
         call: makes the awaitable of one try.
         errors: what is worth another try.
-        tries_max: after so many the error is the caller's; None for no bound.
+        give_up_s: after so long the error is the caller's.
     """
     delay_s = FIRST_DELAY_S
-    for tries in itertools.count(1):
+    deadline_s = time.monotonic() + give_up_s
+    while True:
         try:
             return await call()
         except errors:
-            if tries == tries_max:
+            if time.monotonic() + delay_s > deadline_s:
                 raise
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, DELAY_MAX_S)
-    raise AssertionError("unreachable: the count has no end")
 
 
-async def patiently_unsent(call: Callable[[], Awaitable[T]], *, tries_max: int | None = None) -> T:
+async def patiently_unsent(call: Callable[[], Awaitable[T]], *, give_up_s: float = math.inf) -> T:
     """Await ``call()``, anew only while nothing can be sent: an ambiguous answer is the caller's to settle."""
-    return await patiently(call, errors=(NotConnectedError,), tries_max=tries_max)
+    return await patiently(call, errors=(NotConnectedError,), give_up_s=give_up_s)
