@@ -19,7 +19,7 @@ from cas_events.errors import CasEventsError
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
 from tests.harness.cluster import Cluster
-from tests.harness.faults import Load, at_rest, count, fleet, last_for, marks, until_marked
+from tests.harness.faults import Fleet, Load, at_rest, count, last_for, marks, until_marked
 from tests.harness.pids import stopped_within
 from tests.harness.wait import until
 
@@ -62,7 +62,8 @@ async def test_kills_of_the_leader_a_minority_and_all_lose_nothing(
 ) -> None:
     names, load, stop, pauses = Names(deployment), Load(cas), asyncio.Event(), list[float]()
     faults = ["leader", "all"] if count(1, 5) == 1 else ["leader", "follower", "all"] * 5
-    async with fleet(cluster.url, deployment, cluster.url, cluster.url, lease_s=LEASE_S):
+    with Fleet(cluster.url, deployment, [cluster.url, cluster.url], lease_s=LEASE_S) as fleet:
+        await fleet.until_up()
         submitting = asyncio.create_task(keep_submitting(load, stop, pauses))
         for fault in faults:
             await until_more(load, 5)
@@ -92,11 +93,12 @@ async def test_a_paused_runner_is_fenced_on_the_cluster_too(
     cas: Client, cluster: Cluster, deployment: str, tmp_path: Path
 ) -> None:
     file, enough, load = tmp_path / "marks", tmp_path / "enough", Load(cas)
-    async with fleet(cluster.url, deployment, cluster.url, cluster.url, lease_s=LEASE_S) as runners:
+    with Fleet(cluster.url, deployment, [cluster.url, cluster.url], lease_s=LEASE_S) as fleet:
+        await fleet.until_up()
         body = {"file": str(file), "enough": str(enough), "ticks": 10_000}
         await load.start("talker", body, follow=True)
         began = await until_marked(file, "began", 1)
-        first = next(each for each in runners if each.pid == began.pid)
+        first = fleet.runners[fleet.place_of(began.pid)]
         first.send(signal.SIGSTOP)
         assert stopped_within(first.pid, 5.0)
         stopped_s = time.time()

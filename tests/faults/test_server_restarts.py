@@ -8,25 +8,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from cas_events import Client
 from cas_events.errors import CasEventsError
-from tests.harness.faults import Load, count, fleet, last_for, marks
-from tests.harness.processes import settings
+from tests.harness.faults import Fleet, Load, count, last_for, marks
 from tests.harness.server import NatsServer
 from tests.harness.wait import until
 
-AGENTS = "echo,ticker,failing,workflow,sleeper"
-
-
-@pytest.fixture
-async def cas(nats_server: NatsServer, deployment: str) -> AsyncIterator[Client]:
-    async with Client(settings=settings(nats_server.url, deployment)) as client:
-        yield client
+LEASE_S = 2.0
 
 
 async def keep_submitting(load: Load, stop: asyncio.Event, seed: int) -> int:
@@ -52,43 +42,41 @@ async def keep_submitting(load: Load, stop: asyncio.Event, seed: int) -> int:
 
 
 async def test_restarts_under_load_lose_nothing(
-    cas: Client, nats_server: NatsServer, deployment: str
+    fleet: Fleet, fleet_client: Client, nats_server: NatsServer
 ) -> None:
-    load, stop = Load(cas), asyncio.Event()
-    async with fleet(nats_server.url, deployment, nats_server.url, nats_server.url, agents=AGENTS):
-        submitting = [asyncio.create_task(keep_submitting(load, stop, seed)) for seed in range(3)]
-        for turn in range(count(2, 20)):
-            seen = len(load.acknowledged)
-            await until(
-                lambda seen=seen: len(load.acknowledged) > seen + 20, timeout_s=30, what=f"load {turn}"
-            )
-            await asyncio.to_thread(nats_server.restart)
-        seen = len(load.acknowledged)
-        await until(
-            lambda: len(load.acknowledged) > seen + 20, timeout_s=30, what="load after the last restart"
-        )
-        stop.set()
-        await asyncio.wait_for(asyncio.gather(*submitting), 30)
-        assert await load.complaints(nats_server.url) == []
+    load, stop = Load(fleet_client), asyncio.Event()
+    submitting = [asyncio.create_task(keep_submitting(load, stop, seed)) for seed in range(3)]
+    for turn in range(count(2, 20)):
+        await until_more(load, f"before restart {turn}")
+        await asyncio.to_thread(nats_server.restart)
+    await until_more(load, "after the last restart")
+    stop.set()
+    await asyncio.wait_for(asyncio.gather(*submitting), 30)
+    assert await load.complaints(fleet.url) == []
 
-        # No pull loop is stuck and no connection is silently dead: every runner still works, at once.
-        began_s = time.monotonic()
-        results = await asyncio.wait_for(asyncio.gather(*(cas.execute_task("echo") for _ in range(50))), 10)
-        assert {result.status for result in results} == {"completed"}
-        assert time.monotonic() - began_s < 5
+    # No pull loop is stuck and no connection is silently dead: the runners still work, at once.
+    began_s = time.monotonic()
+    echoes = [fleet_client.execute_task("echo", wait_for_runner_s=2) for _ in range(50)]
+    results = await asyncio.wait_for(asyncio.gather(*echoes), 10)
+    assert {result.status for result in results} == {"completed"}
+    assert time.monotonic() - began_s < 5
+
+
+async def until_more(load: Load, when: str) -> None:
+    seen = len(load.acknowledged)
+    await until(lambda: len(load.acknowledged) > seen + 20, timeout_s=30, what=f"load {when}")
 
 
 async def test_a_server_that_hangs_costs_no_task_its_owner(
-    cas: Client, nats_server: NatsServer, deployment: str, tmp_path: Path
+    fleet: Fleet, fleet_client: Client, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    file, load = tmp_path / "marks", Load(cas)
-    async with fleet(nats_server.url, deployment, nats_server.url, nats_server.url, agents=AGENTS):
-        for _ in range(3):
-            await load.start("talker", {"file": str(file), "ticks": 150}, follow=True)
-        await until(lambda: len(marks(file, "began")) == 3, what="all run")
-        for _ in range(count(1, 5)):
-            await asyncio.to_thread(nats_server.freeze)
-            await last_for(3.0)
-            nats_server.thaw()
-        assert await load.complaints(nats_server.url) == []
+    file, load = tmp_path / "marks", Load(fleet_client)
+    for _ in range(3):
+        await load.start("talker", {"file": str(file), "ticks": 150}, follow=True)
+    await until(lambda: len(marks(file, "began")) == 3, what="all run")
+    for _ in range(count(1, 5)):
+        await asyncio.to_thread(nats_server.freeze)
+        await last_for(1.5 * LEASE_S)
+        nats_server.thaw()
+    assert await load.complaints(fleet.url) == []
     assert len(marks(file, "began")) == 3

@@ -1,6 +1,7 @@
 """Agents for fault tests that say when things happen, beside those of `tests.harness.agents`, in a process of their own.
 
-`python -m tests.harness.fault_agents`, with the environment of `tests.harness.agents`.
+`python -m tests.harness.fault_agents`, with the environment of `tests.harness.agents`; PING_INTERVAL_S shortens the
+silence after which a connection asks for a sign of life.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 from cas_events import TaskContext
+from cas_events.jetstream.connection import Connection
 from tests.harness.agents import mark, runner
 
 
@@ -40,5 +42,8 @@ async def talker(ctx: TaskContext, input: dict) -> dict:
 runner.register("talker", talker, max_attempts=20)
 
 if __name__ == "__main__":
+    if "PING_INTERVAL_S" in os.environ:
+        defaults = Connection.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
+        defaults["ping_interval_s"] = float(os.environ["PING_INTERVAL_S"])
     logging.basicConfig(level=os.environ.get("LOG", "WARNING"))
     asyncio.run(runner.run())

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from cas_events import Client, Task
 from cas_events.domain.events import Event
@@ -25,6 +26,7 @@ from tests.harness.wait import until, until_async
 # The short form runs in CI; the counts of the promises under faults run in torture.
 IS_TORTURE = os.environ.get("TORTURE", "") not in {"", "0"}
 REST_S = 60.0
+AGENTS = "echo,ticker,failing,workflow,sleeper"
 
 
 def count(short: int, full: int) -> int:
@@ -41,7 +43,7 @@ class FaultRunner(Process):
     """`tests.harness.fault_agents` in a process of its own."""
 
     def __init__(
-        self, url: str, deployment: str, *, agents: str = "echo", lease_s: float = 2.0, grace_s: float = 1.0
+        self, url: str, deployment: str, *, agents: str = AGENTS, lease_s: float = 2.0, grace_s: float = 1.0
     ) -> None:
         super().__init__(
             ["-m", "tests.harness.fault_agents"],
@@ -53,29 +55,57 @@ class FaultRunner(Process):
         )
 
 
-@asynccontextmanager
-async def fleet(
-    url: str, deployment: str, *urls: str, agents: str = "echo", lease_s: float = 2.0
-) -> AsyncIterator[list[FaultRunner]]:
-    """Runners that serve already, one for each of ``urls``; ``url`` is the server itself. The list may be changed."""
-    runners = [FaultRunner(each, deployment, agents=agents, lease_s=lease_s) for each in urls]
-    try:
-        await until_async(lambda: _is_up(url, deployment, len(urls)), timeout_s=30, what="the fleet")
-        yield runners
-    finally:
-        for each in runners:
-            each.end()
+class Fleet:
+    """Runners of one deployment, ended with the block.
 
+    Args:
+        url: of the server itself.
+        deployment: theirs.
+        urls: where each of them connects.
+        options: of every `FaultRunner`.
+    """
 
-async def _is_up(url: str, deployment: str, runners: int) -> bool:
-    """Whether so many runners answer for their agents."""
-    async with await Connection.open(url, name="fleet?") as connection:
-        answers: set[bytes] = set()
-        inbox = connection.new_inbox()
-        connection.listen(inbox, lambda message: answers.add(message.data))
-        connection.publish(Names(deployment).agent_service("talker"), reply=inbox)
-        await asyncio.sleep(0.1)
-        return len(answers - {b""}) >= runners
+    def __init__(self, url: str, deployment: str, urls: Sequence[str], **options: Any) -> None:
+        self.url = url
+        self.deployment = deployment
+        self._urls = urls
+        self._options = options
+        self.runners: list[FaultRunner] = []
+
+    def __enter__(self) -> Self:
+        self.runners = [self._start(url) for url in self._urls]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for runner in self.runners:
+            runner.end()
+
+    def _start(self, url: str) -> FaultRunner:
+        return FaultRunner(url, self.deployment, **self._options)
+
+    def place_of(self, pid: int) -> int:
+        """The number of the runner with this process id."""
+        return next(n for n, runner in enumerate(self.runners) if runner.pid == pid)
+
+    def replace(self, place: int) -> None:
+        """End a runner, if it still lives, and start another in its place."""
+        self.runners[place].end()
+        self.runners[place] = self._start(self._urls[place])
+
+    async def until_up(self) -> None:
+        """Wait until every runner answers for its agents."""
+        await until_async(self._is_up, timeout_s=40, what="the fleet is up")
+
+    async def _is_up(self) -> bool:
+        async with await Connection.open(self.url, name="fleet?") as connection:
+            answers: set[bytes] = set()
+            inbox = connection.new_inbox()
+            connection.listen(inbox, lambda message: answers.add(message.data))
+            connection.publish(Names(self.deployment).agent_service("talker"), reply=inbox)
+            await asyncio.sleep(0.1)
+            return len(answers - {b""}) >= len(self.runners)
 
 
 @dataclass(frozen=True)
