@@ -1,0 +1,502 @@
+"""A runner's steps in the simulation: what dispatch, claiming, execution, cancels and keeper do, as generators.
+
+Each ``yield`` is one step that anything may come between: ``(function, *arguments)`` is a request to the server, which
+answers with the function's value or with `LOST` (nobody knows whether it was carried out), `Wait` waits for a time or
+a state. The decisions are the domain's own: `decide`, `after_error`, `backoff_s`. The rest is written after
+PROTOCOL sections 4 to 8 and follows `cas_events.runner` step by step; `Rules` are switches that break one rule each,
+by which the simulation is tested itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cas_events.domain import events
+from cas_events.domain.decide import (
+    NAK_DELAY_MAX_S,
+    Ack,
+    Action,
+    AskOwner,
+    Claim,
+    Hint,
+    Last,
+    Nak,
+    ReadAnswers,
+    after_error,
+    decide,
+)
+from cas_events.domain.retry import RetryPolicy, backoff_s
+from tests.simulation.server import ACK_WAIT_S, Item, Server, Stored
+
+GRACE_S = 5.0
+ASK_AGAIN_S = 1.0
+CLAIMED_HERE_S = 0.5
+KEEPER_SLACK_S = 2.0
+RETRY = RetryPolicy(base_s=4.0, cap_s=20.0)  # Both naks and schedules, within a few tries.
+
+HANDOVER, TIMEOUT, CANCEL, FENCED = 1, 2, 3, 4
+
+LOST: Any = object()
+Step = Generator[Any, Any, Any]
+
+
+class LostRaceError(Exception):
+    """Another writer's event stands where ours should have gone."""
+
+
+@dataclass(slots=True)
+class Wait:
+    """Until a time, or until a state, whichever is first."""
+
+    until_s: float
+    state: Callable[[], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What is kept; a simulation with one of them broken must find it."""
+
+    appends_expect_the_lock: bool = True
+    own_event_is_known_by_its_bytes: bool = True
+    claims_are_one_at_a_time: bool = True
+    silence_of_a_young_connection_proves_nothing: bool = True
+    keeper_reads_before_it_renews: bool = True
+    cancel_is_acked_when_the_task_has_ended: bool = True
+    claim_reads_the_cancel: bool = True
+    owner_looks_for_answers: bool = True
+    decide: Callable[..., Action] = decide
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """One attempt in one process."""
+
+    item: Item
+    claim: Claim
+    command_seq: int
+    fence_seq: int = 0
+    lock_seq: int = 0
+    next_index: int = 0
+    phase: str = "claiming"
+    stop: int = 0
+    stop_s: float = 0.0
+    held: bool = False  # the keeper renews it
+    lost: bool = False
+    deadline_s: float = float("inf")
+    renew_at_s: float = 0.0
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One runner process: from a start to a crash or an end."""
+
+    name: str
+    server: Server
+    world: Any
+    rules: Rules
+    max_attempts: int
+    timeout_s: float | None
+    on_crash_fail: bool
+    skew_s: float = 0.0
+    connected_since_s: float = 0.0
+    is_paused: bool = False
+    is_stopping: bool = False
+    running: Execution | None = None
+    steps: list[Any] = field(default_factory=list)
+
+    def wall_s(self) -> float:
+        """This machine's clock."""
+        return self.server.now_s + self.skew_s
+
+    # --- requests, with their ambiguity
+
+    def ask(self, *request: Any) -> Step:
+        """A request that can be repeated: until there is an answer."""
+        while True:
+            answer = yield request
+            if answer is not LOST:
+                return answer
+
+    def last(self) -> Step:
+        found = yield from self.ask(self.server.read_last)
+        return None if found is None else found.as_last()
+
+    def append(self, event: Stored, expected_seq: int) -> Step:
+        """Append under the lock; what became of an unanswered append is settled by evidence alone."""
+        if not self.rules.appends_expect_the_lock:
+            expected_seq = self.server.last.seq if self.server.last else 0
+        while True:
+            answer = yield (self.server.append, event, expected_seq)
+            if answer is not LOST and answer is not None:
+                return answer
+            first = yield from self.ask(self.server.first_after, expected_seq)
+            if first is None:
+                continue
+            if self.is_own(first, event):
+                return first.seq
+            raise LostRaceError
+
+    def is_own(self, first: Stored, event: Stored) -> bool:
+        if self.rules.own_event_is_known_by_its_bytes:
+            return first.made_by is event.made_by and first.type == event.type
+        return (first.attempt, first.index, first.source) == (event.attempt, event.index, event.source)
+
+    # --- a delivery
+
+    def handle(self, item: Item) -> Step:
+        hint = self.hint(item)
+        if self.governs(item):
+            self.running.item = item  # type: ignore[union-attr]
+            return
+        is_first = item.kind == "execute" and item.delivered == 1 and self.running is None
+        last = None if is_first else (yield from self.last())
+        while True:
+            action = self.rules.decide(hint, last, now_s=self.wall_s())
+            try:
+                yield from self.carry_out(item, hint, action, last, is_first=is_first)
+            except LostRaceError:
+                is_first = False
+                last = yield from self.last()
+            else:
+                return
+
+    def hint(self, item: Item) -> Hint:
+        return Hint(
+            kind=item.kind,  # type: ignore[arg-type]
+            command_seq=item.command_seq,
+            interrupt=item.interrupt,
+            wake_attempt=item.wake_attempt,
+            delivered=item.delivered,
+        )
+
+    def governs(self, item: Item) -> bool:
+        return self.running is not None and self.running.command_seq == item.command_seq
+
+    def carry_out(self, item: Item, hint: Hint, action: Action, last: Last | None, *, is_first: bool) -> Step:
+        if isinstance(action, Claim):
+            yield from self.claim_and_run(item, action, last, is_first=is_first)
+        elif isinstance(action, AskOwner):
+            verdict = yield from self.ask_owner(action)
+            if verdict == "dead":
+                yield from self.claim_and_run(item, action.then, last, is_first=False)
+            elif verdict == "unsure":
+                yield (self.server.nak, item, ASK_AGAIN_S)
+        elif isinstance(action, Nak):
+            yield (self.server.nak, item, ACK_WAIT_S if action.delay_s is None else action.delay_s)
+        elif isinstance(action, ReadAnswers):
+            yield from self.read_answers(item, action, last)
+        elif isinstance(action, Ack):
+            yield (self.server.ack, item)
+
+    def read_answers(self, item: Item, action: ReadAnswers, last: Last | None) -> Step:
+        cancel = yield from self.ask(self.server.read_cancel)
+        if cancel:
+            yield from self.append_over(last, events.CANCELLED)
+            yield (self.server.ack, item)
+            return
+        answer = yield from self.ask(self.server.read_answer, action.interrupts)
+        if answer is None or last is None:
+            yield (self.server.ack, item)
+            return
+        claim = Claim(expected_seq=last.seq, attempt=last.attempt + 1, tries=1, resume=True)
+        yield from self.claim_and_run(item, claim, last, is_first=False)
+
+    def ask_owner(self, action: AskOwner) -> Step:
+        if action.runner == self.name:
+            mine = self.running
+            return "mine" if mine is not None and mine.held else "dead"
+        answer = yield (self.world.owner_says, action.runner, action.fence_seq)
+        if answer == "mine":
+            return "mine"
+        if answer is LOST or answer == "silence":
+            is_young = self.server.now_s - self.connected_since_s < ACK_WAIT_S
+            if is_young and self.rules.silence_of_a_young_connection_proves_nothing:
+                return "unsure"
+            self.world.doubted.add(action.fence_seq)
+        return "dead"
+
+    # --- claiming
+
+    def claim_and_run(self, item: Item, claim: Claim, last: Last | None, *, is_first: bool) -> Step:
+        if self.running is not None and self.rules.claims_are_one_at_a_time:
+            yield (self.server.nak, item, CLAIMED_HERE_S)
+            return
+        execution = Execution(item, claim, item.command_seq, lock_seq=claim.expected_seq)
+        execution.next_index = 1 if claim.after_resumed else 0
+        self.running = execution
+        try:
+            is_open = yield from (self.open_first(execution) if is_first else self.open(execution, last))
+        except LostRaceError:
+            self.release(execution)
+            raise
+        if is_open:
+            yield from self.run(execution)
+        else:
+            self.release(execution)
+
+    def open_first(self, execution: Execution) -> Step:
+        cancel = yield from self.ask(self.server.read_cancel)
+        seq = yield from self.append_own(execution, events.STARTED, runner=self.name)
+        self.begin(execution, seq)
+        if cancel and self.rules.claim_reads_the_cancel:
+            yield from self.append_own(execution, events.CANCELLED)
+            yield (self.server.ack, execution.item)
+            return False
+        return True
+
+    def open(self, execution: Execution, last: Last | None) -> Step:
+        claim = execution.claim
+        cancel = yield from self.ask(self.server.read_cancel)
+        obstacle = None
+        if cancel and self.rules.claim_reads_the_cancel:
+            obstacle = (events.CANCELLED, "")
+        elif claim.after_crash and self.on_crash_fail:
+            obstacle = (events.FAILED, "error")
+        elif claim.tries > self.max_attempts:
+            obstacle = (events.FAILED, "attempts_exhausted")
+        if obstacle is not None:
+            yield from self.append_over(last, obstacle[0], reason=obstacle[1])
+            yield (self.server.ack, execution.item)
+            return False
+        if claim.resume:
+            execution.lock_seq = yield from self.append_own(execution, events.RESUMED)
+        seq = yield from self.append_own(execution, events.STARTED, runner=self.name)
+        self.begin(execution, seq)
+        return True
+
+    def begin(self, execution: Execution, fence_seq: int) -> None:
+        execution.fence_seq = execution.lock_seq = fence_seq
+        execution.held = True
+        execution.renew_at_s = self.server.now_s + ACK_WAIT_S / 3
+        if self.timeout_s is not None:
+            execution.deadline_s = self.server.now_s + self.timeout_s + GRACE_S + KEEPER_SLACK_S
+        self.world.began(self, execution)
+
+    def append_own(self, execution: Execution, type_: str, **data: Any) -> Step:
+        event = Stored(
+            type_,
+            execution.claim.attempt,
+            execution.next_index,
+            self.name,
+            tries=execution.claim.tries,
+            command_seq=execution.command_seq,
+            made_by=execution,
+            **data,
+        )
+        execution.next_index += 1
+        return (yield from self.append(event, execution.lock_seq))
+
+    def append_over(self, last: Last | None, type_: str, reason: str = "") -> Step:
+        """End the task without holding it: the next attempt, index 0."""
+        event = Stored(
+            type_,
+            last.attempt + 1 if last else 1,
+            0,
+            self.name,
+            tries=last.tries if last else 0,
+            command_seq=self.server.execute_seq,
+            reason=reason,
+            made_by=object(),
+        )
+        yield from self.append(event, last.seq if last else 0)
+
+    # --- running
+
+    def ask_to_stop(self, execution: Execution, stop: int) -> None:
+        if execution.phase == "ending" or execution.stop >= stop:
+            return
+        if not execution.stop:
+            execution.stop_s = self.server.now_s
+        execution.stop = stop
+
+    def run(self, execution: Execution) -> Step:
+        plan = self.world.plan(execution)
+        execution.phase = "running"
+        began_s = self.server.now_s
+        if not execution.stop:
+            self.world.code_runs(self, execution)
+            for _ in range(plan.telemetry):
+                yield from self.emit(execution)
+            yield from self.code(execution, plan, began_s)
+        execution.phase = "ending"
+        try:
+            if execution.stop != FENCED:
+                yield from self.append_end(execution, plan)
+        except LostRaceError:
+            last = yield from self.last()
+            if last is not None and last.is_terminal:
+                yield (self.server.ack, execution.item)
+        self.release(execution)
+
+    def emit(self, execution: Execution) -> Step:
+        """Telemetry: without the lock, and acknowledged before whatever ends the attempt."""
+        event = Stored(events.PROGRESS, execution.claim.attempt, execution.next_index, self.name)
+        execution.next_index += 1
+        yield from self.ask(self.server.add, event)
+
+    def code(self, execution: Execution, plan: Any, began_s: float) -> Step:
+        """User code: some time, or until it is asked to end, or until it is left behind."""
+        timeout_s = began_s + (self.timeout_s or float("inf"))
+        hangs_until_s = timeout_s if plan.hangs else min(timeout_s, began_s + plan.takes_s)
+        yield Wait(hangs_until_s, lambda: execution.stop > 0 or (plan.hangs and self.world.is_peace))
+        if not execution.stop and self.server.now_s >= timeout_s:
+            self.ask_to_stop(execution, TIMEOUT)
+        if execution.stop and plan.is_stubborn:
+            yield Wait(execution.stop_s + GRACE_S)
+
+    def release(self, execution: Execution) -> None:
+        execution.held, execution.ended = False, True
+        if self.running is execution:
+            self.running = None
+
+    # --- ending
+
+    def append_end(self, execution: Execution, plan: Any) -> Step:
+        tries = execution.claim.tries
+        if execution.stop == CANCEL:
+            yield from self.finish(execution, events.CANCELLED)
+        elif execution.stop == TIMEOUT:
+            yield from self.finish(execution, events.FAILED, reason="timeout")
+        elif execution.stop == HANDOVER:
+            yield from self.retry_later(execution, 0.0, handover=True)
+        elif plan.ends == "interrupt":
+            yield from self.interrupt(execution)
+        elif plan.ends in {"error", "fatal"}:
+            verdict = after_error(
+                retryable=plan.ends == "error", tries=tries, max_attempts=self.max_attempts
+            )
+            if verdict == "retry":
+                delay_s = backoff_s(RETRY, tries=tries, draw=plan.draw)
+                yield from self.retry_later(execution, delay_s, handover=False)
+            else:
+                yield from self.finish(execution, events.FAILED, reason=verdict)
+        else:
+            yield from self.finish(execution, events.COMPLETED)
+
+    def finish(self, execution: Execution, type_: str, reason: str = "") -> Step:
+        yield from self.append_own(execution, type_, reason=reason)
+        yield (self.server.ack, execution.item)
+
+    def retry_later(self, execution: Execution, delay_s: float, *, handover: bool) -> Step:
+        execution.lock_seq = yield from self.append_own(
+            execution, events.RETRYING, delay_s=delay_s, handover=handover
+        )
+        cancel = yield from self.ask(self.server.read_cancel)
+        if cancel:
+            yield from self.finish(execution, events.CANCELLED)
+        elif delay_s > NAK_DELAY_MAX_S:
+            yield from self.ask(self.server.store_wake, execution.claim.attempt, delay_s)
+            yield (self.server.ack, execution.item)
+        else:
+            yield (self.server.nak, execution.item, delay_s)
+
+    def interrupt(self, execution: Execution) -> Step:
+        """PROTOCOL sections 5 to 7: the command is acked; the answer comes as a command of its own."""
+        name = f"i-{execution.claim.attempt}"
+        execution.lock_seq = yield from self.append_own(execution, events.INTERRUPTED, interrupts=(name,))
+        cancel = yield from self.ask(self.server.read_cancel)
+        if cancel:
+            yield from self.finish(execution, events.CANCELLED)
+            return
+        answer = yield from self.ask(self.server.read_answer, (name,))
+        if answer is None or not self.rules.owner_looks_for_answers:
+            yield (self.server.ack, execution.item)
+            return
+        # The answer was stored before the interrupt, and its own delivery may have been ignored.
+        self.release(execution)
+        yield from self.handle(execution.item)
+
+    # --- cancels
+
+    def hear_cancel(self) -> Step:
+        """Heard on core NATS: confirmed by a read, then acted on."""
+        cancel = yield from self.ask(self.server.read_cancel)
+        if cancel and self.running is not None:
+            self.ask_to_stop(self.running, CANCEL)
+
+    def handle_cancel(self, item: Item) -> Step:
+        is_final = yield from self.is_final(item)
+        if is_final or not self.rules.cancel_is_acked_when_the_task_has_ended:
+            yield (self.server.ack, item)
+        else:
+            rest_s = item.stored_s + GRACE_S + ACK_WAIT_S - self.wall_s()
+            yield (self.server.nak, item, max(rest_s, 0.5))
+
+    def is_final(self, item: Item) -> Step:
+        mine = self.running
+        if mine is not None:
+            self.ask_to_stop(mine, CANCEL)
+            yield Wait(self.server.now_s + GRACE_S, lambda: mine.ended)
+            if not mine.ended:
+                return False
+        if not (yield from self.ask(self.server.read_execute)):
+            return True
+        while True:
+            last = yield from self.last()
+            if last is not None and last.is_terminal:
+                return True
+            has_owner = last is not None and last.type in {events.STARTED, events.RESUMED}
+            if has_owner and self.wall_s() - item.stored_s < GRACE_S + ACK_WAIT_S:
+                return False
+            try:
+                if has_owner:
+                    self.world.doubted.add(last.seq)  # type: ignore[union-attr]
+                yield from self.append_over(last, events.CANCELLED)
+            except LostRaceError:
+                continue
+
+    # --- the keeper
+
+    def keep(self) -> Step:
+        """Renew what is held while it is ours; end it when its time is over."""
+        while True:
+            yield Wait(float("inf"), self.is_renewal_due)
+            execution = self.running
+            if execution is None or not execution.held or execution.lost:
+                continue
+            if self.server.now_s > execution.deadline_s:
+                execution.deadline_s = float("inf")
+                yield from self.fail_timed_out(execution)
+                continue
+            execution.renew_at_s = self.server.now_s + ACK_WAIT_S / 3
+            if self.rules.keeper_reads_before_it_renews:
+                last = yield (self.server.read_last,)
+                if last is LOST:
+                    continue
+                if last is None or last.seq != execution.fence_seq:
+                    self.lose(execution)
+                    continue
+            if execution.held:
+                yield (self.server.renew, execution.item)
+
+    def is_renewal_due(self) -> bool:
+        execution = self.running
+        if execution is None or not execution.held or execution.lost:
+            return False
+        return self.server.now_s >= execution.renew_at_s or self.server.now_s > execution.deadline_s
+
+    def lose(self, execution: Execution) -> None:
+        execution.lost = True
+        self.ask_to_stop(execution, FENCED)
+
+    def fail_timed_out(self, execution: Execution) -> Step:
+        event = Stored(
+            events.FAILED,
+            execution.claim.attempt,
+            execution.next_index,
+            self.name,
+            tries=execution.claim.tries,
+            command_seq=execution.command_seq,
+            reason="timeout",
+            made_by=object(),
+        )
+        execution.next_index += 1
+        try:
+            yield from self.append(event, execution.fence_seq)
+            yield (self.server.ack, execution.item)
+        except LostRaceError:
+            pass
+        self.lose(execution)
