@@ -123,6 +123,22 @@ class Client:
         """Whether a live runner serves an agent at this moment."""
         return await self._session.is_served(agent_id)
 
+    async def retry_task(self, task_id: str, *, wait_for_runner_s: float | None = None) -> Task:
+        """Start a task that has ended once more, as a new task with the old one as its parent.
+
+        Args:
+            task_id: the old task.
+            wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
+
+        Raises:
+            UnknownTaskError: it is not in the log.
+            TaskNotEndedError: it still runs or waits.
+            InvalidCommandError: its command was rejected and would be again.
+            AgentUnavailableError: no live runner serves the agent.
+        """
+        old = await self._session.find(task_id)
+        return await self._session.send(await old.again(wait_for_runner_s or 0.0))
+
     # --- tasks that exist --------------------------------------------------------------------------------------------------
 
     async def task(self, task_id: str) -> Task:

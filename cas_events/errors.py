@@ -101,6 +101,14 @@ class UnknownTaskError(CasEventsError, LookupError):
         self.task_id = task_id
 
 
+class TaskNotEndedError(CasEventsError):
+    """Only a task that has ended can be started once more."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} has not ended; wait for its end, or end it with `cas cancel`")
+        self.task_id = task_id
+
+
 class NotJsonError(CasEventsError, TypeError):
     """A value that has no JSON form.
 
@@ -281,32 +289,6 @@ class QueryError(ProjectionError):
     def __init__(self, message: str, *, reason: str = "failed") -> None:
         super().__init__(message)
         self.reason = reason
-
-
-# --- the command line ----------------------------------------------------------------------------------------------
-
-
-class RunnerNotLoadedError(CasEventsError):
-    """What `cas worker` was asked to serve cannot be imported, or is no runner."""
-
-    def __init__(self, target: str, problem: str) -> None:
-        super().__init__(f"cannot serve {target!r}: {problem}")
-        self.target = target
-        self.problem = problem
-
-
-class TaskNotCompletedError(CasEventsError):
-    """A task that a command waited for ended otherwise than completed.
-
-    Attributes:
-        task_id: the task.
-        status: ``failed``, ``cancelled`` or ``rejected``.
-    """
-
-    def __init__(self, task_id: str, status: str, detail: str = "") -> None:
-        super().__init__(f"task {task_id} {status}" + (f": {detail}" if detail else ""))
-        self.task_id = task_id
-        self.status = status
 
 
 # --- the sample agents ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from cas_events.errors import (
     AgentUnavailableError,
     ConnectionLostError,
     NoRespondersError,
+    TaskNotEndedError,
     UnknownTaskError,
     WireError,
 )
@@ -177,6 +178,18 @@ class Task:
                 await patiently(waiter.look)
                 await waiter.wait()
         return "requested" if is_ours else "already_requested"
+
+    async def again(self, wait_for_runner_s: float) -> submit.PreparedExecute:
+        """The command of a new task like this one, which has ended; see `Client.retry_task`."""
+        if not await self._is_finished():
+            raise TaskNotEndedError(self.task_id)
+        names = self._session.names
+        command = await self._session.js.last_message(
+            names.commands, names.execute(self.agent_id, self.task_id)
+        )
+        if command is None:
+            raise UnknownTaskError(self.task_id)
+        return submit.repeat(self.agent_id, self.task_id, command.data, wait_for_runner_s=wait_for_runner_s)
 
     async def _is_finished(self) -> bool:
         names = self._session.names

@@ -28,7 +28,7 @@ from cas_events.jetstream.connection import build_header
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import require_small_enough
-from cas_events.wire.commands import SUBMIT_HEADER, encode_execute
+from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execute
 from cas_events.wire.subjects import Names
 
 SENDS_MAX = 4
@@ -108,6 +108,26 @@ def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOption
         agent_id=agent_id,
         task_id=uuid7() if own_id is None else require_token("task id", own_id),
         is_own_id=own_id is not None,
+        wait_for_runner_s=wait_for_runner_s,
+        data=data,
+        blobs=blobs,
+    )
+
+
+def repeat(agent_id: str, task_id: str, command: bytes, *, wait_for_runner_s: float) -> PreparedExecute:
+    """The command of a new task like an old one, whose child it is; a claim check stays the same object.
+
+    Raises:
+        InvalidCommandError: the old command was no valid one.
+    """
+    members = msgspec.to_builtins(decode_execute(command))
+    members |= {"parent_id": task_id, "correlation_id": members.get("correlation_id", task_id)}
+    members.pop("not_before", None)
+    data, blobs = encode_execute(members, claim_bytes=CLAIM_CHECK_BYTES)
+    return PreparedExecute(
+        agent_id=agent_id,
+        task_id=uuid7(),
+        is_own_id=False,
         wait_for_runner_s=wait_for_runner_s,
         data=data,
         blobs=blobs,

@@ -21,10 +21,11 @@ from cas_events import Client, Task, TaskResult
 from cas_events.cli import demo_report, entry, logs
 from cas_events.cli.asking import query
 from cas_events.cli.output import console, print_table
+from cas_events.cli.problems import TaskNotCompletedError
 from cas_events.cli.stack import Plan, Stack
 from cas_events.cli.texts import failure_text
 from cas_events.cli.view import TaskView
-from cas_events.errors import CasEventsError, PathNotFoundError, ProjectionError, TaskNotCompletedError
+from cas_events.errors import CasEventsError, PathNotFoundError, ProjectionError
 from cas_events.jetstream.connection import Connection
 from cas_events.settings import Settings
 

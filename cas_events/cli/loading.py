@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from cas_events.errors import PathNotFoundError, RunnerNotLoadedError
+from cas_events.cli.problems import RunnerNotLoadedError
+from cas_events.errors import PathNotFoundError
 from cas_events.runner.worker import Runner
 from cas_events.settings import wants_traces
 

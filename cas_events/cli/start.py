@@ -1,4 +1,4 @@
-"""`cas run` and `cas cancel`: start a task and follow it, end a task.
+"""`cas run`, `cas retry` and `cas cancel`: start a task, start it again, end it.
 
 The live view goes to standard output with the result at its end. Ctrl-C ends the following, never the task.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +18,22 @@ import typer
 
 from cas_events.cli.options import Json, TaskArgument
 from cas_events.cli.output import console, json_bytes, note, print_json_line, say
+from cas_events.cli.problems import TaskNotCompletedError
 from cas_events.cli.session import ask
 from cas_events.cli.texts import STATUS_STYLES, duration, failure_text
-from cas_events.errors import TaskNotCompletedError, UnknownTaskError, WireError
+from cas_events.errors import UnknownTaskError, WireError
 
 _NOT_AN_OBJECT = 'is no JSON object, such as \'{"query": "test"}\''
+
+
+WaitForRunner = Annotated[
+    float | None,
+    typer.Option(
+        "--wait-for-runner", metavar="SECONDS", min=0, help="Wait for a runner that serves the agent."
+    ),
+]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the task's id and do not follow it.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the output, as JSON.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,16 +66,9 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Bound on one attempt.")
     ] = None,
-    wait_for_runner: Annotated[
-        float | None,
-        typer.Option(
-            "--wait-for-runner", metavar="SECONDS", min=0, help="Wait for a runner that serves the agent."
-        ),
-    ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Print the task's id and do not follow it.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the output, as JSON.")] = False,
+    wait_for_runner: WaitForRunner = None,
+    detach: Detach = False,
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Start a task and follow it to its end: a progress bar, its log lines, then its output.
@@ -81,7 +87,8 @@ def run(
         timeout_s=timeout,
         wait_for_runner_s=wait_for_runner,
     )
-    ask(_submit(request, json=json) if detach else _run(request, json=json, quiet=quiet))
+    begin = partial(_started, request)
+    ask(_begin(begin, json=json) if detach else _follow(begin, json=json, quiet=quiet))
 
 
 def read_input(text: str | None, file: Path | None) -> dict[str, Any]:
@@ -113,18 +120,22 @@ def _argument(text: str | None) -> tuple[bytes, str]:
     return ("{}" if text is None else text).encode("utf-8", "surrogateescape"), "the input"
 
 
-async def _submit(request: Request, *, json: bool) -> None:
-    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+def retry(
+    task: TaskArgument,
+    wait_for_runner: WaitForRunner = None,
+    detach: Detach = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Start a task that has ended once more: a new task with the same input, and the old one as its parent.
 
-    async with Client() as cas:
-        await _submitted(cas, request)
-    if json:
-        print_json_line({"task_id": request.task_id, "agent_id": request.agent_id})
-    else:
-        say(request.task_id)
+    For what failed and has been mended since; `cas sql "SELECT * FROM cas_dead_letters"` lists what gave up.
+    """
+    begin = partial(_retried, task, wait_for_runner)
+    ask(_begin(begin, json=json) if detach else _follow(begin, json=json, quiet=quiet))
 
 
-async def _submitted(cas: Any, request: Request) -> Any:
+async def _started(request: Request, cas: Any) -> Any:
     return await cas.submit_task(
         request.agent_id,
         request.input,
@@ -134,14 +145,30 @@ async def _submitted(cas: Any, request: Request) -> Any:
     )
 
 
-async def _run(request: Request, *, json: bool, quiet: bool) -> None:
+async def _retried(task_id: str, wait_for_runner_s: float | None, cas: Any) -> Any:
+    return await cas.retry_task(task_id, wait_for_runner_s=wait_for_runner_s)
+
+
+async def _begin(begin: Callable[[Any], Awaitable[Any]], *, json: bool) -> None:
+    """Store the command and say the task's id."""
     from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
 
-    is_stored = False
+    async with Client() as cas:
+        task = await begin(cas)
+    if json:
+        print_json_line({"task_id": task.task_id, "agent_id": task.agent_id})
+    else:
+        say(task.task_id)
+
+
+async def _follow(begin: Callable[[Any], Awaitable[Any]], *, json: bool, quiet: bool) -> None:
+    """Store the command and follow the task to its end."""
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    task: Any = None
     try:
         async with Client() as cas:
-            task = await _submitted(cas, request)
-            is_stored = True
+            task = await begin(cas)
             if json or quiet:
                 last = await _follow_plainly(task, json=json)
             else:
@@ -149,13 +176,13 @@ async def _run(request: Request, *, json: bool, quiet: bool) -> None:
             if last.status == "completed" and not json:
                 _print_output((await task.result()).output)
     except asyncio.CancelledError:
-        if is_stored:
-            note(f"task {request.task_id} goes on; end it with `cas cancel {request.task_id}`")
+        if task is None:
+            note("the task may have been stored; `cas tasks` shows it if it was")
         else:
-            note(f"task {request.task_id} may have been stored; `cas tasks` shows it if it was")
+            note(f"task {task.task_id} goes on; end it with `cas cancel {task.task_id}`")
         raise
     if last.status != "completed":
-        raise TaskNotCompletedError(request.task_id, last.status or "", failure_text(last))
+        raise TaskNotCompletedError(task.task_id, last.status or "", failure_text(last))
 
 
 async def _follow_plainly(task: Any, *, json: bool) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cas_events.cli.loading import load_runner
+from cas_events.cli.problems import RunnerNotLoadedError
 from cas_events.cli.start import read_input
-from cas_events.errors import PathNotFoundError, RunnerNotLoadedError
+from cas_events.errors import PathNotFoundError
 from tests.harness.cas import Cas
 
 COMMANDS = ("up", "worker", "projector", "run", "cancel", "tasks", "logs", "tail", "replay", "sql")
