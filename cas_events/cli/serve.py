@@ -45,6 +45,8 @@ def worker(
 
 async def _serve(runner: Runner) -> None:
     """Run it, and stop it on a signal: in order at the first, at once at the second."""
+    from cas_events.runner.shutdown import end_process  # noqa: PLC0415 - see the package's docstring
+
     loop, heard = asyncio.get_running_loop(), list[signal.Signals]()
     serving = loop.create_task(runner.run(handle_signals=False))
 
@@ -63,6 +65,8 @@ async def _serve(runner: Runner) -> None:
     except asyncio.CancelledError:
         if not heard:
             raise
+    if runner.left_behind:
+        end_process(runner.left_behind)
     if signal.SIGINT in heard:
         raise KeyboardInterrupt
 

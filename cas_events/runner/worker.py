@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar, Unpack
 
@@ -44,6 +42,7 @@ from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
 from cas_events.runner.registry import AgentFunction, AgentOptions, AgentSpec
+from cas_events.runner.shutdown import AgentThreads, Signals, end_process
 from cas_events.runner.workplace import Workplace
 from cas_events.settings import Settings
 from cas_events.uuid7 import uuid7
@@ -56,8 +55,7 @@ DEFAULT_GRACE_S = 5.0
 DEFAULT_PLACES = 100
 DEFAULT_STALL_S = 300.0
 AGENT_PLACES_FLEET = 1_000
-# Sync agent code and sync graph nodes run in threads; the default pool (cores + 4) starves them.
-THREADS = 64
+HANDLERS_DROP_S = 0.2  # what is cancelled and polite is gone at once
 
 F = TypeVar("F", bound=AgentFunction)
 
@@ -96,6 +94,7 @@ class Runner:
         self._agents: dict[str, AgentSpec] = {}
         self._stop: asyncio.Event | None = None
         self._handlers: set[asyncio.Task[None]] = set()
+        self._threads: AgentThreads | None = None
         self.ready = asyncio.Event()
 
     # --- saying what is served -------------------------------------------------------------------------------------------
@@ -147,11 +146,19 @@ class Runner:
         if self._stop is not None:
             self._stop.set()
 
+    @property
+    def left_behind(self) -> list[str]:
+        """Agent code that still runs; after `run`, code that ignored its end. See `shutdown`."""
+        tasks = [handler.get_name() for handler in self._handlers if not handler.done()]
+        busy = self._threads.busy if self._threads is not None else 0
+        return tasks + [f"{busy} threads"] * bool(busy)
+
     async def run(self, *, handle_signals: bool = True) -> None:
         """Serve until told to stop.
 
         Args:
-            handle_signals: shut down on SIGTERM and SIGINT (main thread only).
+            handle_signals: shut down on SIGTERM and SIGINT (main thread only); agent code that ignores its end is
+                then left behind by ending the process.
 
         Raises:
             ServerUnreachableError: no server answers.
@@ -163,11 +170,14 @@ class Runner:
         url = self._url or settings.url()
         self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="cas-agent"))
-        with _signals(loop, self._stop.set, enabled=handle_signals):
+        self._threads = AgentThreads()
+        loop.set_default_executor(self._threads)
+        with Signals(loop, self._stop.set, enabled=handle_signals) as signals:
             runner_id = uuid7()
             async with await Connection.open(url, name=f"cas-runner-{runner_id}") as connection:
                 await self._serve(connection, url, settings, runner_id)
+        if signals.heard and self.left_behind:
+            end_process(self.left_behind)
 
     async def _serve(self, connection: Connection, url: str, settings: Settings, runner_id: str) -> None:
         names = Names(settings.deployment)
@@ -185,7 +195,7 @@ class Runner:
                 desk=desk,
                 reads=reads,
                 sources=sources,
-                on_offer=lambda offer: self._accept(group, place, offer),
+                on_offer=lambda offer: self._accept(place, offer),
                 loop=asyncio.get_running_loop(),
                 stall_s=self._stall_s,
             )
@@ -236,6 +246,7 @@ class Runner:
                 task.cancel()
             place.breakers.close()
             heard.unsubscribe()
+            await self._drop_handlers()
             await place.keeper.close()
             await place.publisher.close()
 
@@ -254,10 +265,13 @@ class Runner:
 
     # --- one delivery ----------------------------------------------------------------------------------------------------
 
-    def _accept(self, group: asyncio.TaskGroup, place: Workplace, offer: Offer) -> None:
+    def _accept(self, place: Workplace, offer: Offer) -> None:
         if place.is_stopping or not place.desk.take(offer):
             return
-        handler = group.create_task(self._handle(place, offer))
+        # Not of the task group, which would wait for code that ignores its end.
+        handler = asyncio.get_running_loop().create_task(
+            self._handle(place, offer), name=offer.delivery.subject
+        )
         self._handlers.add(handler)
         handler.add_done_callback(self._handlers.discard)
 
@@ -284,17 +298,24 @@ class Runner:
         place.is_stopping = True
         _log.info("runner stops id=%s running=%d", place.runner_id, len(place.running))
         await self._wait_for_handlers(self._grace_s)
-        for execution in list(place.running.values()):
+        executions = list(place.running.values())
+        for execution in executions:
             execution.hand_over()
-        await self._wait_for_handlers(self._grace_s + 1.0)
-        for handler in list(self._handlers):
-            handler.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_s + 1.0):
+                for execution in executions:
+                    await execution.ended.wait()
         with suppress(ServerError):
             await place.connection.flush(timeout_s=1.0)
 
     async def _wait_for_handlers(self, timeout_s: float) -> None:
         if self._handlers:
             await asyncio.wait(set(self._handlers), timeout=timeout_s)
+
+    async def _drop_handlers(self) -> None:
+        for handler in list(self._handlers):
+            handler.cancel()
+        await self._wait_for_handlers(HANDLERS_DROP_S)
 
 
 async def _beat(keeper: Keeper) -> None:
@@ -312,20 +333,3 @@ async def _guard(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:  # What it wanted is in the log or on the server, and will be tried from there.
         _log.exception("background work failed")
-
-
-class _signals:  # noqa: N801 - reads as the verb that it is in a with statement
-    """Call ``action`` on SIGTERM and SIGINT for the length of a block."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, action: Callable[[], None], *, enabled: bool) -> None:
-        self._loop = loop
-        self._action = action
-        self._signals = (signal.SIGTERM, signal.SIGINT) if enabled else ()
-
-    def __enter__(self) -> None:
-        for number in self._signals:
-            self._loop.add_signal_handler(number, self._action)
-
-    def __exit__(self, *_: object) -> None:
-        for number in self._signals:
-            self._loop.remove_signal_handler(number)
