@@ -67,6 +67,7 @@ async def claim_and_run(
         return
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
     place.running[execution.facts.key] = execution
+    place.desk.claims.add(execution.facts.key)
     is_first = (
         is_first
         and execution.terms.queue_timeout_s is None

@@ -151,7 +151,7 @@ class Execution:
         now_s = time.monotonic()
         timeout_s = self.terms.timeout_s
         ack_wait_s = self.offer.source.ack_wait_s
-        self._place.desk.holds[self.facts.key] = Hold(
+        hold = Hold(
             task_id=self.facts.task_id,
             agent_id=self.facts.agent_id,
             lifecycle_subject=self._place.names.lifecycle(self.facts.agent_id, self.facts.task_id),
@@ -169,6 +169,7 @@ class Execution:
             on_lost=self.lose,
             renew_at_s=now_s + ack_wait_s / 3,
         )
+        self._place.desk.hold(hold)
 
     async def run(self, input_: Any) -> None:
         """Run the agent's code and end the attempt."""
@@ -243,7 +244,7 @@ class Execution:
         self._clock.stop()
         if self._telemetry is not None:
             self._telemetry.close()
-        hold = self._place.desk.holds.pop(self.facts.key, None)
+        hold = self._place.desk.release(self.facts.key)
         if hold is not None:
             self.delivery = hold.delivery
         if self._place.running.get(self.facts.key) is self:

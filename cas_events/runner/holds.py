@@ -106,7 +106,8 @@ class Desk:
 
     Attributes:
         offers: deliveries on their way to the event loop.
-        holds: tasks that this process runs, by task id.
+        holds: tasks that this process runs.
+        claims: tasks whose `started` is on its way.
         in_hand: deliveries that the event loop has taken and not finished.
         probing: agents whose breaker is not closed; their commands are pulled one at a time.
         loop_ticked_s: when the event loop last ran, on the monotonic clock.
@@ -116,6 +117,7 @@ class Desk:
         self.places = places
         self.offers: dict[int, Offer] = {}
         self.holds: dict[TaskKey, Hold] = {}
+        self.claims: set[TaskKey] = set()
         self.in_hand: dict[int, Offer] = {}
         self.probing: set[str] = set()
         self.loop_ticked_s = time.monotonic()
@@ -127,6 +129,16 @@ class Desk:
         if offer.source.kind != "cancel":
             self.in_hand[id(offer)] = offer
         return True
+
+    def hold(self, hold: Hold) -> None:
+        """On the event loop: a claim is stored, and its lease is to be renewed."""
+        self.holds[hold.key] = hold
+        self.claims.discard(hold.key)
+
+    def release(self, key: TaskKey) -> Hold | None:
+        """On the event loop: the task is no longer ours to hold; what was held of it."""
+        self.claims.discard(key)
+        return self.holds.pop(key, None)
 
     def finish(self, offer: Offer) -> None:
         """On the event loop: the delivery is dealt with, its place is free."""

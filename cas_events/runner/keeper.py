@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ from cas_events.wire.subjects import Names
 _log = logging.getLogger(__name__)
 
 BEAT_S = 0.05
+CLOSE_S = 5.0
 STALL_EXIT_CODE = 75
 RESTART_DELAY_S = 1.0
 RENEWALS_AT_ONCE = 64
@@ -99,8 +101,12 @@ class Keeper:
             ServerError: it could not connect within ``timeout_s``.
         """
         self._thread.start()
-        if not await asyncio.to_thread(self._ready.wait, timeout_s):
-            raise ServerError("the keeper thread could not connect in time")
+        # Not in a pool's thread: agents may have taken all of them.
+        deadline_s = time.monotonic() + timeout_s
+        while not self._ready.is_set():
+            if time.monotonic() > deadline_s:
+                raise ServerError("the keeper thread could not connect in time")
+            await asyncio.sleep(BEAT_S / 5)
 
     def tick(self) -> None:
         """Say that the event loop runs."""
@@ -117,9 +123,10 @@ class Keeper:
 
     def place_freed(self) -> None:
         """A place is free again; wake the keeper if it was waiting for one."""
-        if self._intake.is_hungry and self._loop is not None and not self._loop.is_closed():
+        if self._intake.is_hungry and self._loop is not None:
             self._intake.is_hungry = False
-            self._loop.call_soon_threadsafe(self._intake.ask)
+            with suppress(RuntimeError):  # Its loop is closed: it ends, or starts anew and asks by itself.
+                self._loop.call_soon_threadsafe(self._intake.ask)
 
     def stop_pulling(self) -> None:
         """Ask for nothing more, and give back what was offered and not taken."""
@@ -128,7 +135,9 @@ class Keeper:
     async def close(self) -> None:
         """End the thread."""
         self._is_closing = True
-        await asyncio.to_thread(self._thread.join, 5.0)
+        deadline_s = time.monotonic() + CLOSE_S
+        while self._thread.is_alive() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - a thread tells nobody of its end
+            await asyncio.sleep(BEAT_S / 5)
 
     # --- the thread ----------------------------------------------------------------------------------------------------
 
@@ -193,6 +202,8 @@ class Keeper:
             hold.task_id == question.task and hold.fence_seq == question.fence and not hold.is_lost
             for hold in list(self._desk.holds.values())
         )
+        # A blocked loop may not have seen yet that its `started` is stored: that is not a dead runner either.
+        mine = mine or any(task_id == question.task for _, task_id in list(self._desk.claims))
         self._publish(request.reply, msgspec.json.encode({"mine": mine}))
 
     def _answer_agent(self, request: Message) -> None:
@@ -273,6 +284,10 @@ class Keeper:
             )
         except LostRaceError:
             _log.info("task %s ended before its timeout was stored", hold.task_id)
+        except CasEventsError as error:
+            hold.deadline_s = time.monotonic() + RESTART_DELAY_S
+            _log.warning("the timeout of task %s is not stored yet: %s", hold.task_id, error)
+            return
         else:
             self._publish(hold.delivery.reply, ACK)
         self._lose(hold)

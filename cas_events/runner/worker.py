@@ -235,10 +235,10 @@ class Runner:
             await agent_events.register(place.js, place.names, spec, source=place.source)
         await place.breakers.open()
         background = [group.create_task(_beat(place.keeper)), group.create_task(place.breakers.run())]
-        await place.keeper.start()
-        self.ready.set()
-        _log.info("runner ready id=%s agents=%s", place.runner_id, ",".join(self._agents))
         try:
+            await place.keeper.start()
+            self.ready.set()
+            _log.info("runner ready id=%s agents=%s", place.runner_id, ",".join(self._agents))
             await self._stop.wait()
             await self._shut_down(place)
         finally:
