@@ -146,9 +146,9 @@ def decide(hint: Hint, last: Last | None, *, now_s: float) -> Action:
         return Nak(delay_s=None)  # A newer version's event: leave the task to a runner that knows it.
     if last.type == events.INTERRUPTED:
         return _decide_interrupted(hint, last)
-    if last.command_seq != hint.command_seq:
+    if last.command_seq != hint.command_seq and not _is_woken_by(hint, last):
         return _decide_governed_by_another(hint)
-    return _decide_governed(hint, last, now_s=now_s)
+    return _decide_governed(last, now_s=now_s)
 
 
 def _decide_fresh(hint: Hint, *, lock_seq: int) -> Action:
@@ -167,6 +167,14 @@ def _decide_interrupted(hint: Hint, last: Last) -> Action:
     return Claim(expected_seq=last.seq, attempt=last.attempt + 1, tries=1, resume=True)
 
 
+def _is_woken_by(hint: Hint, last: Last) -> bool:
+    """Whether a wake is the one that a `retrying` waits for.
+
+    It names the execute, while a resume may govern the attempt; what it is for is said by the attempt alone.
+    """
+    return hint.kind == "wake" and last.type == events.RETRYING and hint.wake_attempt == last.attempt
+
+
 def _decide_governed_by_another(hint: Hint) -> Action:
     # A resume is given one more look, because the read that showed another command may have been stale.
     if hint.kind == "resume" and hint.delivered == 1:
@@ -174,7 +182,7 @@ def _decide_governed_by_another(hint: Hint) -> Action:
     return Ack()
 
 
-def _decide_governed(hint: Hint, last: Last, *, now_s: float) -> Action:
+def _decide_governed(last: Last, *, now_s: float) -> Action:
     if last.type == events.RESUMED:
         return Claim(expected_seq=last.seq, attempt=last.attempt, tries=last.tries, after_resumed=True)
     claim = Claim(
@@ -185,8 +193,8 @@ def _decide_governed(hint: Hint, last: Last, *, now_s: float) -> Action:
     )
     if last.type == events.STARTED:
         return AskOwner(runner=last.runner, fence_seq=last.seq, then=claim)
-    if hint.kind == "wake" and hint.wake_attempt != last.attempt:
-        return Ack()
+    # A wake claims later attempts than its own, too: an attempt that it began and that gave it back, or whose runner
+    # died before the next wake was stored, has no other delivery (found by simulation).
     wait_s = last.stored_s + last.delay_s - now_s
     return Nak(delay_s=wait_s) if wait_s > 0 else claim
 

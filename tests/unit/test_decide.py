@@ -80,8 +80,17 @@ FRESH = Claim(expected_seq=0, attempt=1, tries=1)
             last(events.RETRYING, delay_s=0.0, is_handover=True),
             Claim(expected_seq=90, attempt=3, tries=2),
         ),
-        (hint("wake", wake_attempt=1), last(events.RETRYING), Ack()),
         (hint("wake", wake_attempt=2), last(events.RETRYING), Claim(expected_seq=90, attempt=3, tries=3)),
+        # a wake that began an attempt goes on with the next one: it is the only delivery that there is
+        (hint("wake", wake_attempt=1), last(events.RETRYING), Claim(expected_seq=90, attempt=3, tries=3)),
+        (hint("wake", wake_attempt=1), last(events.RETRYING, delay_s=4.0), Nak(delay_s=3.0)),
+        # a wake names the execute, also when a resume governs the attempt that stored it
+        (
+            hint("wake", wake_attempt=2),
+            last(events.RETRYING, command_seq=OTHER),
+            Claim(expected_seq=90, attempt=3, tries=3),
+        ),
+        (hint("wake", wake_attempt=1), last(events.RETRYING, command_seq=OTHER), Ack()),
         # resumed of the same command: go on with started, in the same attempt
         (
             hint("resume"),
