@@ -61,12 +61,12 @@ async def _measure(options: argparse.Namespace) -> Report:
     sizes = QUICK if options.quick else Sizes()
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     wanted = tuple(options.only or MEASUREMENTS)
-    where, began_s = machine.describe(), time.monotonic()
+    load_before, began_s = machine.load(), time.monotonic()
     with Console(stderr=True).status("") as status:
         measured = await run(wanted, sizes, rounds, status.update) if set(wanted) - {"replay"} else []
         replayed = await replay(sizes, status.update) if "replay" in wanted else {}
     return Report(
-        machine=where,
+        machine={**machine.describe(), "load": f"{load_before} before, {machine.load()} after"},
         rounds_count=rounds,
         sizes=sizes,
         seconds=time.monotonic() - began_s,

@@ -9,7 +9,7 @@ from collections import deque
 
 from benchmarks.children import START_TIMEOUT_S, main, say_result
 from benchmarks.plan import Plan
-from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, burst_per_s, latencies_ms
+from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, bursts_per_s, latencies_ms
 from cas_events import Client, Task
 from cas_events.domain.events import PROGRESS, STARTED
 from cas_events.settings import Settings
@@ -26,8 +26,8 @@ async def tasks(plan: Plan) -> None:
         result: dict[str, object] = {"noop_ms": await latencies_ms(run, "s", plan.sizes.sequential)}
         if "throughput" in plan.wanted:
             cpu = CpuMeter(client=os.getpid(), worker=plan.worker_pid, server=plan.server_pid)
-            result["tasks_per_s"] = await burst_per_s(run, "b", plan.sizes.burst)
-            result["cpu_us"] = cpu.us_per(plan.sizes.burst)
+            result["tasks_per_s"] = await bursts_per_s(run, plan.sizes)
+            result["cpu_us"] = cpu.us_per(plan.sizes.burst * plan.sizes.bursts)
         if "tick" in plan.wanted:
             result["tick_ms"] = await _ticks_ms(cas, plan)
         if "graph" in plan.wanted:

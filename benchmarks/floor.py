@@ -18,7 +18,7 @@ from nats.js.api import RetentionPolicy, StreamConfig
 
 from benchmarks.children import main, say_ready, say_result
 from benchmarks.plan import Plan
-from benchmarks.stopwatch import CpuMeter, burst_per_s, latencies_ms
+from benchmarks.stopwatch import CpuMeter, bursts_per_s, latencies_ms
 
 BATCH = 64
 # The server answers a pull with both no_wait and expires, as fetch sends it, as soon as there is anything; a shorter
@@ -97,8 +97,8 @@ async def tasks(plan: Plan) -> None:
     result: dict[str, object] = {"noop_ms": await latencies_ms(floor.run, "s", plan.sizes.sequential)}
     if "throughput" in plan.wanted:
         cpu = CpuMeter(client=os.getpid(), worker=plan.worker_pid, server=plan.server_pid)
-        result["tasks_per_s"] = await burst_per_s(floor.run, "b", plan.sizes.burst)
-        result["cpu_us"] = cpu.us_per(plan.sizes.burst)
+        result["tasks_per_s"] = await bursts_per_s(floor.run, plan.sizes)
+        result["cpu_us"] = cpu.us_per(plan.sizes.burst * plan.sizes.bursts)
     if "tick" in plan.wanted:
         await floor.run("t", "tick")
         result["tick_ms"] = floor.ticks_ms

@@ -12,7 +12,7 @@ from cas_events.server import find_binary
 
 
 def describe() -> dict[str, str]:
-    """The machine, the software and how busy it was when the run began."""
+    """The machine and the software."""
     return {
         "cpu": _cpu_model(),
         "cores": str(os.cpu_count()),
@@ -22,7 +22,6 @@ def describe() -> dict[str, str]:
         "nats-py": version("nats-py"),
         "langgraph": version("langgraph"),
         "duckdb": version("duckdb"),
-        "load before": _load(),
     }
 
 
@@ -43,5 +42,6 @@ def _server_version() -> str:
     return said.stdout.strip().removeprefix("nats-server: ")
 
 
-def _load() -> str:
-    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
+def load() -> str:
+    """How many processes wanted a core in the last minute; a benchmark by itself makes about three."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

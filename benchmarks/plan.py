@@ -15,7 +15,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sequential: no-op tasks one after another, for the latency.
-        burst: no-op tasks at once from one client, for the throughput.
+        burst: no-op tasks at once from one client, for the throughput; `bursts` times.
         ticks: progress ticks that one task emits, and `tick_pause_s` between two of them.
         running: tasks that run while one of them is cancelled.
         cancels: cancels, one after another.
@@ -28,6 +28,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
 
     sequential: int = 200
     burst: int = 2_000
+    bursts: int = 3
     ticks: int = 100
     tick_pause_s: float = 0.02
     running: int = 100

@@ -102,7 +102,7 @@ figure is the median of the rounds, and so is a ratio; the column beside it has 
   subscription. It has no lock, no lease, no retries, no cancel and no envelope, and its client also sees what the log
   refused; ours follows only what was stored.
 - **Latency**: one task after another from one client, from the call of `execute_task` to its result.
-- **Throughput**: all tasks at once from one client to one worker process with 100 places.
+- **Throughput**: 2,000 tasks at once from one client to one worker process with 100 places; n counts such bursts.
 - **Tick**: from `ctx.progress` in the agent to the event in the hands of `stream_task`, in another process.
 - **Cancel**: from the call of `cancel(wait=True)` to its return, which is the terminal event, while 100 tasks run. Its
   floor is the no-op task's latency.
@@ -110,5 +110,7 @@ figure is the median of the rounds, and so is a ratio; the column beside it has 
   the same size over the public methods of nats-py, to the same stream.
 - **LangGraph task**: a graph with one node; compared with the floor's no-op task.
 - **Replay and lag**: `benchmarks/replay.py`; replay is compared with a reader that does nothing.
+- **Load** well above three means that others used the machine, too: then only CPU and, with more rounds, ratios say
+  anything.
 - **CPU** counts all threads of a process, by the kernel's own account; it is steadier than any time.
 """

@@ -10,6 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from benchmarks.plan import Sizes
+
 RunTask = Callable[[str], Awaitable[object]]
 
 BURST_TIMEOUT_S = 120.0
@@ -28,12 +30,15 @@ async def latencies_ms(run: RunTask, prefix: str, count: int) -> list[float]:
     return measured[WARM_UP:]
 
 
-async def burst_per_s(run: RunTask, prefix: str, count: int) -> float:
-    """Run tasks all at once; how many came to their end per second."""
-    began_s = time.perf_counter()
-    async with asyncio.timeout(BURST_TIMEOUT_S):
-        await asyncio.gather(*(run(f"{prefix}{number}") for number in range(count)))
-    return count / (time.perf_counter() - began_s)
+async def bursts_per_s(run: RunTask, sizes: Sizes) -> list[float]:
+    """Run bursts of tasks, those of one burst all at once; how many came to their end per second, by burst."""
+    measured = []
+    for burst in range(sizes.bursts):
+        began_s = time.perf_counter()
+        async with asyncio.timeout(BURST_TIMEOUT_S):
+            await asyncio.gather(*(run(f"b{burst}-{number}") for number in range(sizes.burst)))
+        measured.append(sizes.burst / (time.perf_counter() - began_s))
+    return measured
 
 
 def cpu_s(pid: int) -> float:
