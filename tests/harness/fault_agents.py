@@ -39,7 +39,7 @@ async def talker(ctx: TaskContext, input: dict) -> dict:
     return {"ticks": ticks, "attempt": ctx.attempt}
 
 
-runner.register("talker", talker, max_attempts=20)
+runner.register("talker", talker)
 
 if __name__ == "__main__":
     if "PING_INTERVAL_S" in os.environ:

@@ -147,8 +147,9 @@ async def at_rest(url: str, deployment: str, *, timeout_s: float = REST_S) -> Hi
     try:
         await until_async(is_over, timeout_s=timeout_s, what="every task ends")
     except AssertionError:
-        left = {task: [r.name for r in found.lifecycle_of(task)] for task in promises.unfinished(found)}
-        raise AssertionError(f"not ended within {timeout_s:g} s: {left}") from None
+        left = promises.unfinished(found)
+        shown = {task: [r.name for r in found.lifecycle_of(task)[-3:]] for task in left[:5]}
+        raise AssertionError(f"{len(left)} tasks have not ended within {timeout_s:g} s: {shown}") from None
     return found
 
 
@@ -180,10 +181,17 @@ class Load:
         self.tasks: list[Task] = []
 
     async def start(
-        self, agent: str, input_: dict[str, object] | None = None, *, follow: bool = False
+        self,
+        agent: str,
+        input_: dict[str, object] | None = None,
+        *,
+        follow: bool = False,
+        max_attempts: int = 20,
     ) -> Task:
         """Start one task, whether its runner is there at this moment or not."""
-        task = await self.client.submit_task(agent, input_, wait_for_runner_s=REST_S)
+        task = await self.client.submit_task(
+            agent, input_, wait_for_runner_s=REST_S, max_attempts=max_attempts
+        )
         self.acknowledged.append((f"{self.deployment}.cmd.execute.{agent}.{task.task_id}", task.seq))
         self.tasks.append(task)
         if follow:

@@ -1,0 +1,89 @@
+"""What a torture prints, and the page in docs/ that keeps its last report."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.torture.run import Outcome
+
+VIOLATIONS_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault test at its full count."""
+
+    name: str
+    outcome: str
+    took_s: float
+
+
+def text_of(outcome: Outcome) -> str:
+    """A run in lines."""
+    lines = [
+        f"{outcome.kind}, {outcome.minutes:g} minutes, seed {outcome.seed}",
+        f"  faults      {sum(outcome.faults.values())}: {_list(outcome.faults)}",
+        f"  tasks       {sum(outcome.tasks.values())}: {_list(outcome.tasks)}",
+        f"  attempts    {outcome.attempts}, events {outcome.events}, followers {outcome.followers}",
+        f"  refused     {_list(outcome.refused) or 'none'}",
+        f"  pause       {outcome.longest_pause_s:.1f} s at most without an acknowledgement",
+        f"  rest        {outcome.rest_s:.1f} s after the last fault, checks included",
+        f"  violations  {len(outcome.violations)}",
+    ]
+    return "\n".join(lines + [f"    {text}" for text in outcome.violations[:VIOLATIONS_SHOWN]])
+
+
+def page_of(outcomes: Sequence[Outcome], cases: Sequence[Case], command: str) -> str:
+    """The whole page, Markdown."""
+    lines = [
+        "# Torture: the last report",
+        "",
+        f"Written by `{command}`; never edited by hand. Faults and workload come from the seed; what the processes do in",
+        "between is theirs. After the faults every task must end, and `tests/harness/history.py` checks each promise",
+        "against the streams, each follower against the log, and the projection against both.",
+        f"Machine: {platform.machine()}, Python {platform.python_version()}, all processes on two shared cores.",
+    ]
+    for outcome in outcomes:
+        lines += [
+            "",
+            f"## {outcome.kind.capitalize()}: {outcome.minutes:g} minutes, seed {outcome.seed}",
+            "",
+            *_table(outcome),
+        ]
+    if cases:
+        lines += [
+            "",
+            "## Fault tests at their full counts (`TORTURE=1`)",
+            "",
+            "| test | outcome | seconds |",
+            "|---|---|---:|",
+        ]
+        lines += [f"| {case.name} | {case.outcome} | {case.took_s:.1f} |" for case in cases]
+    return "\n".join(lines) + "\n"
+
+
+def _table(outcome: Outcome) -> list[str]:
+    rows = [
+        ("**violations**", f"**{len(outcome.violations)}**"),
+        ("faults injected", str(sum(outcome.faults.values()))),
+        *((f"· {name}", str(count)) for name, count in sorted(outcome.faults.items())),
+        ("tasks", str(sum(outcome.tasks.values()))),
+        *((f"· {name}", str(count)) for name, count in sorted(outcome.tasks.items())),
+        ("attempts opened", str(outcome.attempts)),
+        ("events stored", str(outcome.events)),
+        ("followers compared with the log", str(outcome.followers)),
+        ("errors instead of an acknowledgement", _list(outcome.refused) or "none"),
+        ("longest time without an acknowledgement", f"{outcome.longest_pause_s:.1f} s"),
+        ("from the last fault until all was at rest and checked", f"{outcome.rest_s:.1f} s"),
+    ]
+    found = ["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)]
+    if outcome.violations:
+        found += ["", *(f"- {text}" for text in outcome.violations[:VIOLATIONS_SHOWN])]
+    return found
+
+
+def _list(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
