@@ -17,10 +17,10 @@ from cas_events.domain import events
 from cas_events.domain.commands import Cancel, Execute
 from cas_events.domain.decide import Claim, Last
 from cas_events.errors import (
-    CasEventsError,
     ConnectionLostError,
     InvalidCommandError,
     NotConnectedError,
+    PayloadTooLargeError,
     WireError,
 )
 from cas_events.jetstream.messages import StoredMessage
@@ -35,6 +35,8 @@ from cas_events.wire.commands import BAD_CLAIM_CHECK, EXPIRED, decode_cancel, de
 from cas_events.wire.jsonvalue import decode_json
 
 _log = logging.getLogger(__name__)
+
+CLOCK_SLACK_S = 0.001  # times are rounded on their way
 
 CLAIMED_HERE_S = 0.5  # when to look again at a task that another delivery is being claimed for
 
@@ -78,11 +80,12 @@ async def claim_and_run(
             _open_first(place, job, execution) if is_first else _open(place, job, execution, last)
         )
         if is_open:
-            input_ = await _fetch_input(place, execution)
+            fetched = await _fetch_large(place, execution)
     except BaseException:
         execution.release()
         raise
-    if is_open and input_ is not None:
+    if is_open and fetched is not None:
+        input_, execution.metadata = fetched
         await execution.run(input_)
     else:
         execution.release()
@@ -95,8 +98,8 @@ def _is_fresh(last: Last | None) -> bool:
 async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute) -> bool:
     """Whether a fresh task may not start: too early (its wake is stored), or too late."""
     not_before_s = parse_time(execute.not_before)
-    if not_before_s is not None and not_before_s > time.time():
-        await store_wake(place, job.facts(execute), attempt=0, delay_s=not_before_s - time.time())
+    if not_before_s is not None and not_before_s > job.now_s + CLOCK_SLACK_S:
+        await store_wake(place, job.facts(execute), attempt=0, delay_s=not_before_s - job.now_s)
         place.ack(job.delivery)
         return True
     if place.keeper.storage.has_expired(job.command_time_ns):
@@ -213,9 +216,22 @@ def _resume_value(job: Job) -> Any:
     return body.get("value") if isinstance(body, dict) else None
 
 
-async def _fetch_input(place: Workplace, execution: Execution) -> dict[str, Any] | None:
-    """The input itself; None if its claim check leads nowhere, which rejects the task."""
-    value = execution.facts.execute.input
+async def _fetch_large(
+    place: Workplace, execution: Execution
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Input and metadata themselves; None if a claim check leads nowhere, which has rejected the task."""
+    execute = execution.facts.execute
+    input_ = await _fetch(place, execution, "input", execute.input)
+    if input_ is None:
+        return None
+    metadata = await _fetch(place, execution, "metadata", execute.metadata)
+    return None if metadata is None else (input_, metadata)
+
+
+async def _fetch(
+    place: Workplace, execution: Execution, name: str, value: dict[str, Any]
+) -> dict[str, Any] | None:
+    """A member of the command itself; None if its claim check leads nowhere, which rejects the task."""
     if not is_claim(value):
         return value
     problem = "its object holds no JSON object"
@@ -225,9 +241,9 @@ async def _fetch_input(place: Workplace, execution: Execution) -> dict[str, Any]
         found = decode_json(blob)
         if isinstance(found, dict):
             return found
-    except (CasEventsError, LookupError) as error:
+    except (WireError, PayloadTooLargeError) as error:
         problem = str(error)
-    members = {"reason": BAD_CLAIM_CHECK, "detail": f"input: {problem}", "raw": ""}
+    members = {"reason": BAD_CLAIM_CHECK, "detail": f"{name}: {problem}", "raw": ""}
     await execution.append(events.REJECTED, members)
     place.ack(execution.delivery)
     return None

@@ -10,6 +10,7 @@ which plain threads do without.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -71,6 +72,7 @@ class TaskContext:
         self.metadata = metadata
         self._make_emitter = make_emitter
         self._emitter_made: Emitter | None = None
+        self._making = threading.Lock()
         self._is_cancelled = is_cancelled
         self.current_node = current_node
         self._log: Any = None
@@ -78,7 +80,8 @@ class TaskContext:
     @property
     def _emitter(self) -> Emitter:
         if self._emitter_made is None:
-            self._emitter_made = self._make_emitter()
+            with self._making:  # Parallel threads may emit their first event at the same time.
+                self._emitter_made = self._emitter_made or self._make_emitter()
         return self._emitter_made
 
     def progress(self, fraction: float, message: str = "") -> Awaitable:

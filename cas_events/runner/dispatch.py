@@ -25,6 +25,7 @@ from cas_events.runner.holds import Offer
 from cas_events.runner.jobs import Job
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.registry import AgentSpec
+from cas_events.runner.timers import woken_command
 from cas_events.runner.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Dispatcher:
         is_first = job.hint.kind == "execute" and offer.delivery.delivered == 1 and mine is None
         last = None if is_first else await self._place.ledger.last(job.spec.agent_id, job.task_id)
         while True:
-            action = decide(job.hint, last, now_s=time.time())
+            action = decide(job.hint, last, now_s=job.now_s)
             try:
                 await self._carry_out(job, action, last, is_first=is_first)
             except LostRaceError:
@@ -94,7 +95,11 @@ class Dispatcher:
         if command is None:
             return None
         hint = Hint(
-            kind="wake", command_seq=command.seq, wake_attempt=attempt, delivered=offer.delivery.delivered
+            kind="wake",
+            # After an answer to an interrupt it is the resume that governs.
+            command_seq=(attempt and woken_command(offer.delivery.data)) or command.seq,
+            wake_attempt=attempt,
+            delivered=offer.delivery.delivered,
         )
         return self._job(offer, self._place.agents[agent_id], task_id, hint, command)
 

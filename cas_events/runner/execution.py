@@ -74,6 +74,7 @@ class Execution:
         self.offer = offer
         self.delivery = offer.delivery
         self.claim = claim
+        self.metadata = facts.execute.metadata
         self.terms = terms_of(spec, facts.execute)
         self._timeout_problem = ""
         self._clock = AttemptClock(self.terms, heard_s=self._heard_s, on_timeout=self._time_out)
@@ -86,7 +87,7 @@ class Execution:
         self._task: asyncio.Task[Any] | None = None
         self._telemetry: Telemetry | None = None
         self._lock_seq = claim.expected_seq
-        self._has_run = claim.tries > 1
+        self._has_run = claim.attempt > 1
         self._began_s = time.monotonic()
         self.ended = asyncio.Event()
 
@@ -203,7 +204,7 @@ class Execution:
             task_id=self.facts.task_id,
             agent_id=self.facts.agent_id,
             attempt=self.claim.attempt,
-            metadata=self.facts.execute.metadata,
+            metadata=self.metadata,
             make_emitter=self._make_telemetry,
             is_cancelled=lambda: self._stop is not None,
         )
@@ -259,10 +260,7 @@ class Execution:
             case Stop.CANCEL:
                 await self._finish(events.CANCELLED, self._cancelled_members())
             case Stop.TIMEOUT:
-                problem = {
-                    "type": "TimeoutError",
-                    "message": self._timeout_problem,
-                }
+                problem = {"type": "TimeoutError", "message": self._timeout_problem}
                 await self._finish(events.FAILED, {"error": problem, "reason": "timeout", **duration})
             case Stop.HANDOVER:
                 await self._hand_over()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from cas_events.domain.commands import Execute
@@ -36,6 +37,14 @@ class Job:
     def delivery(self) -> Delivery:
         """The delivery itself."""
         return self.offer.delivery
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the epoch: by this machine's clock, or by the server's if that is known to be ahead.
+
+        A wake was stored when its time had come by the server's clock; a clock behind that would wait anew, for ever.
+        """
+        return max(time.time(), self.delivery.time_ns / 1e9)
 
     @property
     def key(self) -> TaskKey:

@@ -1,0 +1,174 @@
+"""Ends and oversizes under a reviewer's eye: a full log, code that goes on after its end, large everything (promises 1, 8, 9).
+
+The runner runs in the test's own loop where its agents are the test's; server, log and connections are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cas_events import Client, Runner, TaskContext
+from tests.harness import own_runner
+from tests.harness.own_runner import LEASE_S, lifecycle, names_of, noop, running
+from tests.harness.processes import serving, settings
+from tests.harness.wait import until, until_async
+
+
+@pytest.fixture
+async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
+    async with Client(settings=settings(nats_server.url, deployment)) as client:
+        yield client
+
+
+@pytest.fixture
+def make_runner(nats_server, deployment: str):
+    def make(**options: Any) -> Runner:
+        return own_runner.make_runner(nats_server.url, deployment, **options)
+
+    return make
+
+
+async def test_a_large_answer_to_nothing_is_settled(cas: Client, make_runner) -> None:
+    names, js = cas._session.names, cas._session.js
+    runner = make_runner()
+    runner.register("noop", noop)
+    async with running(cas, runner):
+        value = json.dumps({"value": "x" * 900_000}).encode()
+        await js.append(names.resume("noop", "unknown", "i-1"), value)
+
+        async def is_settled() -> bool:
+            info = await js.consumer_info(names.commands, "agent-noop")
+            return info.num_pending == 0 and info.num_ack_pending == 0
+
+        await until_async(is_settled, timeout_s=5, what="the command is acknowledged")
+    ignored = [event async for event in cas.replay(agent="noop")][-1]
+    assert ignored.type == "cas.agent.command_ignored"
+
+
+async def test_a_full_log_at_the_end_does_not_run_a_task_twice(
+    cas: Client, make_runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    names, js = cas._session.names, cas._session.js
+    runner = make_runner()
+    began: list[int] = []
+    go = asyncio.Event()
+
+    @runner.agent("worker", on_crash="fail")
+    async def worker(ctx: TaskContext, _input: dict) -> dict:
+        began.append(ctx.attempt)
+        await go.wait()
+        return {"done": True}
+
+    async with running(cas, runner):
+        task = await cas.submit_task("worker")
+        await until(lambda: bool(began), what="running")
+        info = await js.stream_info(names.events)
+        await update_stream(cas, {**info.config, "max_bytes": info.state.bytes + 1})
+        go.set()
+        await until(lambda: "waits for the log" in caplog.text, what="refused")
+        await update_stream(cas, info.config)
+        result = await asyncio.wait_for(task.result(), 15)
+
+    assert result.status == "completed"
+    assert began == [1]
+
+
+async def update_stream(cas: Client, config: dict[str, Any]) -> None:
+    await cas._session.js.call(f"STREAM.UPDATE.{config['name']}", config)
+
+
+async def test_a_time_beyond_the_servers_clock_is_no_busy_loop(cas: Client, make_runner) -> None:
+    names, js = cas._session.names, cas._session.js
+    runner = make_runner()
+    runner.register("noop", noop)
+    async with running(cas, runner):
+        await cas.submit_task("noop", task_id="later", not_before="2400-01-01T00:00:00Z")
+        await cas.submit_task("noop", task_id="latest", not_before="9999-12-31T23:59:59Z")
+
+        async def is_settled() -> bool:
+            info = await js.consumer_info(names.commands, "agent-noop")
+            return info.num_pending == 0 and info.num_ack_pending == 0
+
+        await until_async(is_settled, what="both wait")
+
+        async def are_due() -> bool:
+            return (await js.stream_info(names.timers)).state.last_seq > 2
+
+        with pytest.raises(AssertionError, match="not within"):
+            await until_async(are_due, timeout_s=1)
+
+
+async def test_code_that_ignores_its_end_does_not_keep_the_process(
+    cas: Client, nats_server, deployment: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "marks"
+    async with serving(nats_server.url, deployment, "stubborn", lease_s=LEASE_S, grace_s=0.5) as process:
+        task = await cas.submit_task(
+            "stubborn", {"file": str(file), "enough": str(tmp_path / "enough"), "sleep_s": 30}
+        )
+        await until(file.exists, what="running")
+        began_s = time.monotonic()
+        process.terminate(timeout_s=8)
+        assert time.monotonic() - began_s < 8
+    assert names_of(await lifecycle(cas, "stubborn", task.task_id)) == ["started", "retrying"]
+
+
+async def test_logs_after_the_end_hold_back_nothing(cas: Client, make_runner) -> None:
+    runner = make_runner()
+    noise: list[asyncio.Task[None]] = []
+
+    @runner.agent("noisy")
+    async def noisy(ctx: TaskContext, _input: dict) -> dict:
+        async def shout() -> None:
+            for _ in range(20_000):
+                ctx.log.info("still here", filler="x" * 100)
+                await ctx.output({"n": 1})
+                await asyncio.sleep(0)
+
+        noise.append(asyncio.create_task(shout()))
+        await asyncio.sleep(0.05)
+        return {}
+
+    async with running(cas, runner):
+        result = await asyncio.wait_for(cas.execute_task("noisy"), 3)
+        noise[0].cancel()
+    assert result.is_success
+    stored = [event async for event in cas.replay(task_id=result.task_id)]
+    assert stored[-1].type == "cas.task.completed"
+
+
+async def test_large_metadata_reaches_the_agent(cas: Client, make_runner) -> None:
+    runner = make_runner()
+
+    @runner.agent("meta")
+    async def meta(ctx: TaskContext, _input: dict) -> dict:
+        return {"length": len(ctx.metadata.get("text", ""))}
+
+    async with running(cas, runner):
+        result = await asyncio.wait_for(cas.execute_task("meta", metadata={"text": "x" * 300_000}), 10)
+    assert result.output == {"length": 300_000}
+
+
+async def test_an_error_that_cannot_say_what_it_is(cas: Client, make_runner) -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    runner = make_runner()
+
+    @runner.agent("mute", max_attempts=1)
+    async def mute(_ctx: TaskContext, _input: dict) -> dict:
+        raise MuteError
+
+    async with running(cas, runner):
+        result = await asyncio.wait_for(cas.execute_task("mute"), 10)
+    assert (result.status, result.reason) == ("failed", "error")
+    assert result.error
+    assert result.error["type"] == "MuteError"
