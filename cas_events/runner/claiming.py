@@ -140,7 +140,8 @@ async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
 
 async def _open(place: Workplace, job: Job, execution: Execution, last: Last | None) -> bool:
     """Read first, then append `started` or what stands in its way; whether user code may run."""
-    if _is_fresh(last):
+    # A `started` goes out beside the look at the id's first use: who died in it may not have looked.
+    if _is_fresh(last) or execution.claim.after_crash:
         duplicate = await _duplicate_of(place, job)
         if duplicate is not None:
             await _refuse(place, job, execution.claim, duplicate)

@@ -203,6 +203,26 @@ async def test_two_answers_at_once_start_the_task_once(fleet: Fleet, fleet_clien
         assert types == ["started", "interrupted", "resumed", "started", "completed"]
 
 
+async def test_a_repeated_id_is_refused_even_if_its_first_runner_died_before_it_looked(
+    fleet: Fleet, fleet_client: Client
+) -> None:
+    """`started` is written by hand, as by a runner that was killed right after it."""
+    names, js = fleet_client._session.names, fleet_client._session.js
+    result = await fleet_client.execute_task("echo", task_id="used")
+    seq = (await js.stream_info(names.commands)).state.last_seq + 1
+    data = {"tries": 1, "command_seq": seq, "runner": "r0", "input": {}, "resumed": False}
+    await js.append(names.lifecycle("talker", "used"), lifecycle_event("used", "started", 0, data))
+    assert (await js.append(names.execute("talker", "used"), b'{"input":{"ticks":5}}')).seq == seq
+
+    async def is_refused() -> bool:
+        last = await js.last_message(names.events, names.lifecycle("talker", "used"))
+        return last is not None and json.loads(last.data)["data"].get("reason") == "duplicate_task"
+
+    await until_async(is_refused, timeout_s=20, what="the second use of the id is rejected")
+    assert result.status == "completed"
+    assert promises.check(await at_rest(fleet.url, fleet.deployment)) == []
+
+
 def lifecycle_event(task_id: str, type_: str, index: int, data: dict[str, object]) -> bytes:
     return json.dumps(
         {

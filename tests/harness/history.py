@@ -376,7 +376,7 @@ def tries_are_bounded(history: History, agents: Mapping[str, int] | None = None)
     complaints = []
     for (agent, task), lifecycle in history.lifecycles.items():
         command = history.executes.get(task)
-        body = _body(command.data) if command else None
+        body = _body(command.data) if command and command.agent == agent else None
         limit = (body or {}).get("max_attempts") or (agents or {}).get(agent, DEFAULT_MAX_ATTEMPTS)
         complaints += [
             f"{r.name} is try {r.event.data.get('tries')} of {limit}"

@@ -122,7 +122,7 @@ async def _check(world: World, workload: Workload, outcome: Outcome) -> None:
 
 
 def _count(history: History, outcome: Outcome) -> None:
-    for lifecycle in history.lifecycles.values():
+    for lifecycle in (history.lifecycle_of(task) for task in history.executes):
         outcome.tasks[STATUS.get(lifecycle[-1].event.type, "open")] += 1
         outcome.attempts += sum(r.event.type == STARTED for r in lifecycle)
     outcome.events = len(history.events)
