@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar, Unpack
@@ -55,6 +56,9 @@ DEFAULT_GRACE_S = 5.0
 DEFAULT_PLACES = 100
 DEFAULT_STALL_S = 300.0
 AGENT_PLACES_FLEET = 1_000
+# Threads that compute give the interpreter up this often. With the default of 5 ms each step of another task's way
+# through the loop waits so long (measured beside a flooding thread: 16 ms for a task of 2 ms, 3.4 ms with this).
+THREAD_SWITCH_S = 0.0003
 HANDLERS_DROP_S = 0.2  # what is cancelled and polite is gone at once
 
 F = TypeVar("F", bound=AgentFunction)
@@ -170,6 +174,7 @@ class Runner:
         url = self._url or settings.url()
         self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        sys.setswitchinterval(min(sys.getswitchinterval(), THREAD_SWITCH_S))
         self._threads = AgentThreads()
         loop.set_default_executor(self._threads)
         with Signals(loop, self._stop.set, enabled=handle_signals) as signals:
