@@ -92,7 +92,7 @@ def context(recorder: Recorder) -> TaskContext:
         agent_id="security-audit",
         attempt=1,
         metadata={},
-        emitter=recorder,
+        make_emitter=lambda: recorder,
         is_cancelled=lambda: False,
     )
 
