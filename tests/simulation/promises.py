@@ -1,15 +1,17 @@
-"""DESIGN's promises 1 to 6 as functions over the history of a run."""
+"""DESIGN's promises 1 to 6, and the rate of 8, as functions over the history of a run."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from random import Random
 
 from cas_events.domain import events
 from cas_events.domain.events import Event
 from cas_events.domain.follow import Sequencer
+from tests.simulation.runner import TICKS_BURST, TICKS_PER_S
 from tests.simulation.server import Stored
-from tests.simulation.world import ViolationError, World
+from tests.simulation.world import SKEW_S, World, require
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -25,11 +27,6 @@ MAY_FOLLOW = {
 OF_THE_OWNER = {events.RETRYING, events.INTERRUPTED, events.COMPLETED}
 
 
-def require(condition: object, number: int, words: str) -> None:
-    if not condition:
-        raise ViolationError(f"promise {number}: {words}")
-
-
 def check(world: World) -> None:
     """Every promise, after peace."""
     lifecycle = [event for event in world.server.log if event.is_lifecycle]
@@ -37,8 +34,11 @@ def check(world: World) -> None:
     strict_sequence(lifecycle)
     only_the_owner(lifecycle)
     tries_are_counted(lifecycle, world.max_attempts)
+    delays_are_kept(lifecycle)
     nobody_is_robbed(world, lifecycle)
+    the_fenced_stop_renewing(world)
     cancel_is_final(world, lifecycle)
+    floods_are_held_back(world.server.log)
     follower_sees_everything(world.server.log, world.rng)
 
 
@@ -86,9 +86,26 @@ def tries_are_counted(lifecycle: list[Stored], max_attempts: int) -> None:
         before = event
 
 
+def delays_are_kept(lifecycle: list[Stored]) -> None:
+    """No try before its time, give or take how far the clocks are apart."""
+    for before, event in pairwise(lifecycle):
+        if before.type == events.RETRYING and event.type == events.STARTED:
+            waited_s = event.stored_s - before.stored_s
+            require(
+                waited_s >= before.delay_s - SKEW_S - 1e-6,
+                4,
+                f"{event} after {waited_s:.1f} s of {before.delay_s:.1f}",
+            )
+
+
+def the_fenced_stop_renewing(world: World) -> None:
+    """One renewal may be on its way when the fence falls; a second would keep a successor's lease alive for ever."""
+    require(world.stale_renewals <= 1, 3, f"a fenced owner renewed {world.stale_renewals} times")
+
+
 def nobody_is_robbed(world: World, lifecycle: list[Stored]) -> None:
     """A task that its live owner holds is taken by nobody who had no reason to think it gone."""
-    for before, event in zip(lifecycle, lifecycle[1:], strict=False):
+    for before, event in pairwise(lifecycle):
         if before.type == events.STARTED and event.attempt > before.attempt:
             process, execution = world.holders.get(before.seq, (None, None))
             if process is None or execution is None or process not in world.processes:
@@ -97,12 +114,27 @@ def nobody_is_robbed(world: World, lifecycle: list[Stored]) -> None:
 
 
 def cancel_is_final(world: World, lifecycle: list[Stored]) -> None:
+    require(not world.server.cancels_dropped, 5, "a cancel was acknowledged while the task went on")
     if world.server.cancel_seq:
         require(lifecycle and lifecycle[-1].type in events.TERMINAL_TYPES, 5, "a cancelled task goes on")
         late = [event for event in lifecycle if event.type == events.CANCELLED]
         require(len(late) <= 1, 5, "cancelled twice")
     else:
         require(all(event.type != events.CANCELLED for event in lifecycle), 5, "cancelled by nobody")
+
+
+def floods_are_held_back(log: list[Stored]) -> None:
+    """An attempt's telemetry keeps to its rate: no more than the burst and what has been saved since its start."""
+    began: dict[int, float] = {}
+    ticks: dict[int, set[int]] = {}
+    for event in log:
+        if event.type == events.STARTED:
+            began[event.attempt] = event.stored_s
+        elif event.type == events.PROGRESS:
+            seen = ticks.setdefault(event.attempt, set())
+            seen.add(event.index)
+            bound = TICKS_BURST + TICKS_PER_S * (event.stored_s - began[event.attempt])
+            require(len(seen) <= bound + 1e-6, 8, f"{len(seen)} ticks, {bound:.1f} at most")
 
 
 def follower_sees_everything(log: list[Stored], rng: Random) -> None:

@@ -27,6 +27,7 @@ from cas_events.domain.decide import (
     after_error,
     decide,
 )
+from cas_events.domain.limits import TokenBucket
 from cas_events.domain.retry import RetryPolicy, backoff_s
 from tests.simulation.server import ACK_WAIT_S, Item, Server, Stored
 
@@ -34,7 +35,8 @@ GRACE_S = 5.0
 ASK_AGAIN_S = 1.0
 CLAIMED_HERE_S = 0.5
 KEEPER_SLACK_S = 2.0
-RETRY = RetryPolicy(base_s=4.0, cap_s=20.0)  # Both naks and schedules, within a few tries.
+TICKS_PER_S, TICKS_BURST = 1.0, 2.0  # of an attempt's telemetry
+RETRY = RetryPolicy(base_s=8.0, cap_s=20.0)  # Naks and schedules alike, from the first try on.
 
 HANDOVER, TIMEOUT, CANCEL, FENCED = 1, 2, 3, 4
 
@@ -66,6 +68,7 @@ class Rules:
     cancel_is_acked_when_the_task_has_ended: bool = True
     claim_reads_the_cancel: bool = True
     owner_looks_for_answers: bool = True
+    a_claim_on_its_way_is_held: bool = True
     decide: Callable[..., Action] = decide
 
 
@@ -87,6 +90,8 @@ class Execution:
     deadline_s: float = float("inf")
     renew_at_s: float = 0.0
     ended: bool = False
+    was_cancelled_before: bool = False  # a cancel was stored before it was claimed
+    stale_renewals: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -101,11 +106,16 @@ class Process:
     timeout_s: float | None
     on_crash_fail: bool
     skew_s: float = 0.0
-    connected_since_s: float = 0.0
+    connected_since_s: float = 0.0  # later than now: it is away, and back then
     is_paused: bool = False
     is_stopping: bool = False
     running: Execution | None = None
     steps: list[Any] = field(default_factory=list)
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether it can do anything that anybody else sees."""
+        return not self.is_paused and self.server.now_s >= self.connected_since_s
 
     def wall_s(self) -> float:
         """This machine's clock."""
@@ -215,7 +225,8 @@ class Process:
             is_young = self.server.now_s - self.connected_since_s < ACK_WAIT_S
             if is_young and self.rules.silence_of_a_young_connection_proves_nothing:
                 return "unsure"
-            self.world.doubted.add(action.fence_seq)
+            if answer is LOST:
+                self.world.doubted.add(action.fence_seq)
         return "dead"
 
     # --- claiming
@@ -225,6 +236,7 @@ class Process:
             yield (self.server.nak, item, CLAIMED_HERE_S)
             return
         execution = Execution(item, claim, item.command_seq, lock_seq=claim.expected_seq)
+        execution.was_cancelled_before = bool(self.server.cancel_seq)
         execution.next_index = 1 if claim.after_resumed else 0
         self.running = execution
         try:
@@ -318,8 +330,9 @@ class Process:
         began_s = self.server.now_s
         if not execution.stop:
             self.world.code_runs(self, execution)
+            budget = TokenBucket.full(per_s=TICKS_PER_S, burst=TICKS_BURST, now_s=began_s)
             for _ in range(plan.telemetry):
-                yield from self.emit(execution)
+                yield from self.emit(execution, budget)
             yield from self.code(execution, plan, began_s)
         execution.phase = "ending"
         try:
@@ -331,8 +344,10 @@ class Process:
                 yield (self.server.ack, execution.item)
         self.release(execution)
 
-    def emit(self, execution: Execution) -> Step:
+    def emit(self, execution: Execution, budget: TokenBucket) -> Step:
         """Telemetry: without the lock, and acknowledged before whatever ends the attempt."""
+        if not budget.take(1.0, now_s=self.server.now_s):
+            return  # Over its rate: dropped.
         event = Stored(events.PROGRESS, execution.claim.attempt, execution.next_index, self.name)
         execution.next_index += 1
         yield from self.ask(self.server.add, event)
@@ -365,9 +380,7 @@ class Process:
         elif plan.ends == "interrupt":
             yield from self.interrupt(execution)
         elif plan.ends in {"error", "fatal"}:
-            verdict = after_error(
-                retryable=plan.ends == "error", tries=tries, max_attempts=self.max_attempts
-            )
+            verdict = after_error(retryable=plan.ends == "error", tries=tries, max_attempts=self.max_attempts)
             if verdict == "retry":
                 delay_s = backoff_s(RETRY, tries=tries, draw=plan.draw)
                 yield from self.retry_later(execution, delay_s, handover=False)
@@ -470,7 +483,14 @@ class Process:
                     self.lose(execution)
                     continue
             if execution.held:
+                self.note_renewal(execution)
                 yield (self.server.renew, execution.item)
+
+    def note_renewal(self, execution: Execution) -> None:
+        """Count what is sent after the fence fell; once is possible, between the read and its answer."""
+        if self.server.last is not None and self.server.last.seq != execution.fence_seq:
+            execution.stale_renewals += 1
+            self.world.stale_renewals = max(self.world.stale_renewals, execution.stale_renewals)
 
     def is_renewal_due(self) -> bool:
         execution = self.running

@@ -64,9 +64,20 @@ class Item:
         delivered: how often it was.
     """
 
-    __slots__ = ("acked", "command_seq", "delivered", "due_s", "interrupt", "kind", "stored_s", "wake_attempt")
+    __slots__ = (
+        "acked",
+        "command_seq",
+        "delivered",
+        "due_s",
+        "interrupt",
+        "kind",
+        "stored_s",
+        "wake_attempt",
+    )
 
-    def __init__(self, kind: str, command_seq: int, now_s: float, *, interrupt: str = "", attempt: int = 0) -> None:
+    def __init__(
+        self, kind: str, command_seq: int, now_s: float, *, interrupt: str = "", attempt: int = 0
+    ) -> None:
         self.kind, self.command_seq, self.interrupt, self.wake_attempt = kind, command_seq, interrupt, attempt
         self.stored_s = self.due_s = now_s
         self.delivered = 0
@@ -84,6 +95,7 @@ class Server:
         self.execute_seq = 0
         self.cancel_seq = 0
         self.resumes: dict[str, int] = {}
+        self.cancels_dropped = 0  # acknowledged while the task was going on
         self.items: list[Item] = []
 
     # --- the log
@@ -158,6 +170,9 @@ class Server:
         item.due_s = self.now_s + ACK_WAIT_S
 
     def ack(self, item: Item) -> None:
+        if item.kind == "cancel" and 0 < self.execute_seq < self.cancel_seq:
+            is_over = self.last is not None and self.last.type in events.TERMINAL_TYPES
+            self.cancels_dropped += not is_over
         item.acked = True
 
     def nak(self, item: Item, delay_s: float) -> None:
