@@ -15,7 +15,7 @@ from typing import Self
 
 from cas_events.domain.events import Event
 from cas_events.domain.follow import Key, Sequencer
-from cas_events.errors import CasEventsError, WireError
+from cas_events.errors import NotConnectedError, WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.messages import StoredMessage
@@ -32,7 +32,7 @@ HOLE_PATIENCE_S = 0.2
 HOLE_FINAL_S = 35.0
 BUFFERED_EVENTS_MAX = 10_000
 _STARTED = b'"type":"cas.task.started"'
-_HEAD_BYTES = 300  # our envelopes begin with specversion, id and type
+_HEAD_BYTES = 200  # our envelopes begin with specversion, id and type; data comes later than this
 
 
 class ResultWaiter:
@@ -74,8 +74,18 @@ class ResultWaiter:
             return  # Every task's first event, and never what is waited for: not worth decoding.
         self._offer(message.data, seq=int(message.header_value("Nats-Sequence") or 0))
 
+    def end(self) -> None:
+        """The client is closed: nothing comes any more."""
+        if not self._terminal.done():
+            self._terminal.set_exception(
+                NotConnectedError(f"the client was closed while task {self.task_id} went on")
+            )
+            self._terminal.exception()  # Nobody has to wait for it.
+
     async def look(self) -> None:
         """Read the task's last lifecycle event."""
+        if self._terminal.done():
+            return
         subject = self._names.lifecycle(self.agent_id, self.task_id)
         message = await self._js.last_message(self._names.events, subject)
         if message is not None:
@@ -131,21 +141,52 @@ class EventStream(AsyncIterator[Event]):
         self._looking = asyncio.Lock()
         self._patience: asyncio.TimerHandle | None = None
         self._is_behind = False
+        self._look_again = False
+        self._is_over = False
         self._is_closed = False
+        self._is_cut_off = False
 
     # --- the iterator ----------------------------------------------------------------------------------------------------
 
-    def resume_after(self, key: Key | None) -> None:
-        """Deliver only what follows the event with this (attempt, index)."""
-        self._sequencer = Sequencer(after=key)
+    async def resume_after(self, seq: int) -> None:
+        """Deliver only what follows what the task had stored at this `CAS_EVENTS` sequence; 0 for everything."""
+        if seq > 0 and not self._is_closed:
+            self._sequencer = Sequencer(after=await self._key_at(seq))
+
+    async def _key_at(self, seq: int) -> Key | None:
+        """The (attempt, index) of the event there; of the task's last one before it if it is somebody else's."""
+        stream = self._names.events
+        there = await self._js.message(stream, seq)
+        event = None if there is None else _decoded(there)
+        if event is not None and (event.agent_id, event.task_id) == (self.agent_id, self.task_id):
+            return event.attempt, event.index
+        key, from_seq, more = None, 1, True
+        while more:
+            subject_filter = self._names.event("*", self.agent_id, self.task_id)
+            messages, more = await self._js.direct_batch(stream, subject_filter, from_seq=from_seq)
+            for message in messages:
+                if message.seq > seq:
+                    return key
+                event = _decoded(message)
+                if event is not None:
+                    key = max(key or (0, 0), (event.attempt, event.index))
+            more = more and bool(messages)
+            from_seq = messages[-1].seq + 1 if messages else from_seq
+        return key
 
     async def __anext__(self) -> Event:
         if self._begin is not None and not self._is_closed:
             begin, self._begin = self._begin, None
             self._hub.add(self)  # First listen, then begin: what is published from now on is not missed.
-            await begin(self)
+            try:
+                await begin(self)
+            except BaseException:
+                self._close()
+                raise
         while not self._ready:
-            if self._is_closed or self._sequencer.is_done:
+            if self._is_cut_off:
+                raise NotConnectedError(f"the client was closed while task {self.task_id} went on")
+            if self._is_closed or self._is_over or self._sequencer.is_done:
                 await self.aclose()
                 raise StopAsyncIteration
             if self._is_behind:
@@ -161,6 +202,11 @@ class EventStream(AsyncIterator[Event]):
 
     async def aclose(self) -> None:
         """Stop following; the task itself goes on."""
+        self._close()
+
+    def end(self) -> None:
+        """The client is closed: nothing comes any more."""
+        self._is_cut_off = not (self._is_closed or self._is_over or self._sequencer.is_done)
         self._close()
 
     def __del__(self) -> None:
@@ -203,16 +249,25 @@ class EventStream(AsyncIterator[Event]):
 
     async def look(self) -> None:
         """Read what the log has of the task and this stream has not seen."""
+        self._look_again = True
         if self._looking.locked():
-            return
+            return  # What is being read may be older than what this call is about: it is read once more then.
         async with self._looking:
-            if len(self._ready) >= BUFFERED_EVENTS_MAX:
-                self._is_behind = True
-                return
-            await self._read_events()
-            await self._read_stream(self._names.output, self._names.out(self.agent_id, self.task_id))
-            final_before = datetime.now(UTC) - timedelta(seconds=HOLE_FINAL_S)
-            self._deliver(self._sequencer.settle(final_before=final_before))
+            while self._look_again and not self._is_closed:
+                self._look_again = False
+                await self._look_once()
+
+    async def _look_once(self) -> None:
+        if len(self._ready) >= BUFFERED_EVENTS_MAX:
+            self._is_behind = True
+            return
+        await self._read_events()
+        # Only what was known before the outputs are read proves that they are complete below it.
+        proven = self._sequencer.last_lifecycle
+        await self._read_stream(self._names.output, self._names.out(self.agent_id, self.task_id))
+        final_before = datetime.now(UTC) - timedelta(seconds=HOLE_FINAL_S)
+        self._deliver(self._sequencer.settle(final_before=final_before, proven=proven))
+        self._look_again = self._look_again or self._sequencer.is_urgent
 
     async def _read_events(self) -> None:
         stream = self._names.events
@@ -249,6 +304,10 @@ class EventStream(AsyncIterator[Event]):
         except WireError as error:
             _log.warning("ignored a foreign message of task %s: %s", self.task_id, error)
             return
+        if event.is_duplicate_rejection and not self._is_over:
+            self._is_over = True  # This agent's use of the id was the second one; there is no task to follow.
+            self._ready.append(event)
+            self._wake()
         self._deliver(self._sequencer.offer(event))
 
     def _deliver(self, events: list[Event]) -> None:
@@ -261,15 +320,8 @@ class EventStream(AsyncIterator[Event]):
             self._wakeup.set_result(None)
 
 
-async def key_of(js: JetStream, names: Names, seq: int) -> Key | None:
-    """The (attempt, index) of a stored event, as a cursor; None for sequence 0 or a foreign message."""
-    if seq <= 0:
-        return None
-    message = await js.message(names.events, seq)
-    if message is None:
-        return None
+def _decoded(message: StoredMessage) -> Event | None:
     try:
-        event = decode_event(message.data, seq=seq, stream=names.events)
-    except CasEventsError:
+        return decode_event(message.data, seq=message.seq, stream=message.stream)
+    except WireError:
         return None
-    return event.attempt, event.index

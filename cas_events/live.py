@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from cas_events.errors import CasEventsError
+from cas_events.errors import CasEventsError, NotConnectedError
 from cas_events.jetstream.connection import Connection, Message, Subscription
 from cas_events.wire.subjects import Names
 
@@ -36,6 +36,9 @@ class Follower(Protocol):
     async def look(self) -> None:
         """Look at the log for what live delivery may have lost."""
 
+    def end(self) -> None:
+        """The client is closed: nothing comes any more."""
+
 
 class LiveHub:
     """The live subscriptions of one client."""
@@ -49,10 +52,17 @@ class LiveHub:
         self._telemetry: dict[str, tuple[Subscription, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._remove_hook = connection.on_reconnect(self._look_everywhere)
 
     def add(self, follower: Follower) -> None:
-        """Start delivering a task's live messages; what is published after this call is not missed."""
+        """Start delivering a task's live messages; what is published after this call is not missed.
+
+        Raises:
+            NotConnectedError: the client is closed.
+        """
+        if self._is_closed:
+            raise NotConnectedError("the client is closed")
         self._followers.setdefault(follower.task_id, weakref.WeakSet()).add(follower)
         agent_id = follower.agent_id
         if agent_id not in self._lifecycle:
@@ -82,8 +92,11 @@ class LiveHub:
         return task
 
     async def close(self) -> None:
-        """End everything that was started here."""
+        """End everything that was started here; whoever still follows a task is told."""
+        self._is_closed = True
         self._remove_hook()
+        for follower in self._all():
+            follower.end()
         for subscriptions in (*self._lifecycle.values(), *self._telemetry.values()):
             for subscription in subscriptions:
                 subscription.unsubscribe()
@@ -98,34 +111,35 @@ class LiveHub:
         )
 
     def _dispatch(self, message: Message) -> None:
-        followers = self._followers.get(message.subject.rpartition(".")[2])
-        if followers:
-            for follower in tuple(followers):
+        _, agent_id, task_id = message.subject.rsplit(".", 2)
+        for follower in tuple(self._followers.get(task_id, ())):
+            if (
+                follower.agent_id == agent_id
+            ):  # The same id may have been used for another agent, and rejected there.
                 follower.receive(message)
+
+    def _all(self) -> list[Follower]:
+        # Copies: a follower may be collected, and so removed, at any moment.
+        return [follower for followers in list(self._followers.values()) for follower in list(followers)]
 
     def _is_followed(self, agent_id: str, *, all_: bool) -> bool:
         return any(
-            follower.agent_id == agent_id and (follower.wants_all or not all_)
-            for followers in self._followers.values()
-            for follower in followers
+            follower.agent_id == agent_id and (follower.wants_all or not all_) for follower in self._all()
         )
 
     def _look_everywhere(self) -> None:
-        for followers in tuple(self._followers.values()):
-            for follower in tuple(followers):
-                self.spawn(follower.look())
+        for follower in self._all():
+            self.spawn(follower.look())
 
     async def _sweep(self) -> None:
         """Every few seconds: have followers look, and drop lifecycle subscriptions that nobody needs."""
         while True:
-            known = [
-                weakref.ref(follower) for followers in self._followers.values() for follower in followers
-            ]
+            known = [weakref.ref(follower) for follower in self._all()]
             await asyncio.sleep(SWEEP_S)
             for reference in known:
                 follower = reference()
                 if follower is not None and follower in self._followers.get(follower.task_id, ()):
-                    await follower.look()
+                    await _guard(follower.look())  # The server may be away; the sweep must go on.
                 del follower
             for agent_id in [agent for agent in self._lifecycle if not self._is_followed(agent, all_=False)]:
                 for subscription in self._lifecycle.pop(agent_id):

@@ -9,6 +9,7 @@ import msgspec
 from cas_events.domain.events import Event
 from cas_events.domain.limits import CLAIM_BYTES_MAX
 from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.patience import patiently
 from cas_events.wire.claims import is_claim
 from cas_events.wire.jsonvalue import decode_json
 
@@ -44,8 +45,9 @@ async def result_from(event: Event, blobs: BlobStore) -> TaskResult:
     """Read a terminal event; an output that is a claim check is fetched."""
     output: Any = event.data.get("output")
     if is_claim(output):
-        output = decode_json(await blobs.get(output["sha256"], max_bytes=CLAIM_BYTES_MAX))
-    error = event.data.get("error")
+        sha256 = output["sha256"]
+        output = decode_json(await patiently(lambda: blobs.get(sha256, max_bytes=CLAIM_BYTES_MAX)))
+    error, reason = event.data.get("error"), event.data.get("reason")
     if event.status == "rejected":
         error = {"type": "Rejected", "message": str(event.data.get("detail", ""))}
     return TaskResult(
@@ -53,7 +55,7 @@ async def result_from(event: Event, blobs: BlobStore) -> TaskResult:
         status=event.status or "",
         output=output,
         error=error if isinstance(error, dict) else None,
-        reason=event.data.get("reason"),
+        reason=reason if isinstance(reason, str) else None,
         seq=event.seq,
         attempt=event.attempt,
     )

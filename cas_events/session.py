@@ -18,7 +18,7 @@ from cas_events.errors import (
     UnknownTaskError,
     WireError,
 )
-from cas_events.follow import EventStream, ResultWaiter, key_of
+from cas_events.follow import EventStream, ResultWaiter
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
@@ -50,6 +50,7 @@ class Session:
         self.blobs = BlobStore(self.js, names.blob_bucket)
         self.hub = LiveHub(connection, names)
         self._runner_seen_s: dict[str, float] = {}
+        self._asking: dict[str, asyncio.Task[bool]] = {}
 
     async def close(self) -> None:
         """End every subscription and the connection."""
@@ -77,11 +78,20 @@ class Session:
         seen_s = self._runner_seen_s.get(agent_id)
         if seen_s is not None and began_s - seen_s < RUNNER_SEEN_S:
             return
-        while not await patiently(lambda: self.is_served(agent_id), give_up_s=submit.PATIENCE_S):
+        while not await patiently(lambda: self._ask_together(agent_id), give_up_s=submit.PATIENCE_S):
             if time.monotonic() - began_s >= wait_s:
                 raise AgentUnavailableError(agent_id, waited_s=wait_s)
             await asyncio.sleep(RUNNER_ASK_AGAIN_S)
         self._runner_seen_s[agent_id] = time.monotonic()
+
+    async def _ask_together(self, agent_id: str) -> bool:
+        """One question for all that want to know at the same time: a thousand of them keep a runner busy."""
+        asking = self._asking.get(agent_id)
+        if asking is None:
+            asking = asyncio.get_running_loop().create_task(self.is_served(agent_id))
+            self._asking[agent_id] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(agent_id))
+        return await asyncio.shield(asking)
 
     # --- tasks -----------------------------------------------------------------------------------------------------------
 
@@ -152,8 +162,7 @@ class Task:
         """
 
         async def begin(stream: EventStream) -> None:
-            session = self._session
-            stream.resume_after(await patiently(lambda: key_of(session.js, session.names, after)))
+            await patiently(lambda: stream.resume_after(after))
             await patiently(stream.look)
 
         return self._session.stream(self.agent_id, self.task_id, begin)

@@ -41,6 +41,11 @@ class Sequencer:
         """Whether a lifecycle event is held, so that a catch-up read is due at once."""
         return any(event.is_lifecycle for event in self._held.values())
 
+    @property
+    def last_lifecycle(self) -> Key:
+        """The last lifecycle event that is held; (0, 0) for none."""
+        return max((key for key, event in self._held.items() if event.is_lifecycle), default=(0, 0))
+
     def offer(self, event: Event) -> list[Event]:
         """Take one event, from wherever; return what can be delivered now."""
         key = (event.attempt, event.index)
@@ -49,15 +54,16 @@ class Sequencer:
         self._held.setdefault(key, event)
         return self._advance()
 
-    def settle(self, *, final_before: datetime) -> list[Event]:
+    def settle(self, *, final_before: datetime, proven: Key | None = None) -> list[Event]:
         """Give up the holes that are final, after everything stored has been offered.
 
         Args:
             final_before: an event made before this time had its chance: no publisher still tries to store
                 anything that precedes it.
+            proven: the last lifecycle event that was known before the reading began, so that what precedes it has
+                been offered if it is stored; None for whichever is held now.
         """
-        lifecycle_keys = [key for key, event in self._held.items() if event.is_lifecycle]
-        last_lifecycle = max(lifecycle_keys, default=(0, 0))
+        last_lifecycle = self.last_lifecycle if proven is None else proven
         delivered: list[Event] = []
         for key in sorted(self._held):
             if self.is_done or not (key <= last_lifecycle or self._held[key].time < final_before):
