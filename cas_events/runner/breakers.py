@@ -17,7 +17,13 @@ from typing import Any
 from cas_events.domain import breaker, events
 from cas_events.domain.breaker import BreakerPolicy, BreakerState, Window
 from cas_events.domain.events import Event
-from cas_events.errors import CasEventsError, InvalidCommandError, WireError, WrongLastSequenceError
+from cas_events.errors import (
+    CasEventsError,
+    InvalidCommandError,
+    RefusedError,
+    WireError,
+    WrongLastSequenceError,
+)
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.patience import patiently
@@ -236,7 +242,12 @@ class Breakers:
         until = format_time(int(probe_at_s * 1e9))
         for source in self._sources:
             if source.agent_id == known.agent_id:
-                await patiently(partial(self._js.pause_consumer, source.spec.stream, source.consumer, until))
+                try:
+                    await patiently(
+                        partial(self._js.pause_consumer, source.spec.stream, source.consumer, until)
+                    )
+                except RefusedError as error:  # Deleted, for example: the keeper makes it anew.
+                    _log.warning("consumer %s is not paused: %s", source.consumer, error)
         known.paused_until_s = probe_at_s
 
     def _throttle(self, known: Breaker) -> None:

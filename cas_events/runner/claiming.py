@@ -56,6 +56,9 @@ async def claim_and_run(
     Raises:
         LostRaceError: another writer was faster; decide anew.
     """
+    if place.is_stopping:
+        place.nak(job.delivery, 0.0)  # It has not begun, so it begins elsewhere.
+        return
     try:
         execute = decode_execute(job.command)
     except InvalidCommandError as error:

@@ -7,6 +7,7 @@ with `get_stream_writer()` becomes `cas.output`. Streaming is LangGraph's v2, wh
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 from langchain_core.runnables.config import var_child_runnable_config
@@ -44,14 +45,15 @@ async def _run(graph: Pregel[Any, Any, Any, Any], context: TaskContext, input_: 
     stream: Any = graph.astream(
         input_, config, stream_mode=["tasks", "custom", "values"], subgraphs=True, version="v2"
     )
-    async for part in stream:
-        kind, data, namespace = part["type"], part["data"], part["ns"]
-        if kind == "tasks":
-            _emit_step(context, data, namespace)
-        elif kind == "custom":
-            await context.emit_output(data, kind="custom")
-        elif not namespace:
-            values = data
+    async with aclosing(stream):  # Whatever ends this early ends the nodes that still run.
+        async for part in stream:
+            kind, data, namespace = part["type"], part["data"], part["ns"]
+            if kind == "tasks":
+                _emit_step(context, data, namespace)
+            elif kind == "custom":
+                await context.emit_output(data, kind="custom")
+            elif not namespace:
+                values = data
     return _output(graph, values)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.config import get_stream_writer
+from langgraph.graph import START, StateGraph
 
 from cas_events import Client, Runner, TaskContext
 from tests.harness import own_runner
@@ -172,3 +174,57 @@ async def test_an_error_that_cannot_say_what_it_is(cas: Client, make_runner) -> 
     assert (result.status, result.reason) == ("failed", "error")
     assert result.error
     assert result.error["type"] == "MuteError"
+
+
+async def test_a_graph_that_fails_while_it_streams_leaves_no_node_behind(cas: Client, make_runner) -> None:
+    ended: list[str] = []
+
+    async def bad(_state: dict[str, Any]) -> dict[str, Any]:
+        get_stream_writer()(object())
+        await asyncio.sleep(60)
+        return {}
+
+    async def slow(_state: dict[str, Any]) -> dict[str, Any]:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("slow")
+        return {}
+
+    graph = StateGraph(dict)
+    for node in (bad, slow):
+        graph.add_node(node.__name__, node)
+        graph.add_edge(START, node.__name__)
+    runner = make_runner()
+    runner.register("graph", graph, max_attempts=1)
+    async with running(cas, runner):
+        result = await asyncio.wait_for(cas.execute_task("graph"), 10)
+        assert ended == ["slow"]
+    assert result.error
+    assert result.error["type"] == "NotJsonError"
+
+
+async def test_a_handed_over_task_was_started(cas: Client, make_runner) -> None:
+    """A cancel between two attempts says that the code had run, though a hand-over costs no try."""
+    names, js = cas._session.names, cas._session.js
+    first, second = make_runner(grace_s=0.1), make_runner()
+
+    async def sleeper(_ctx: TaskContext, _input: dict) -> dict:
+        await asyncio.sleep(60)
+        return {}
+
+    first.register("sleeper", sleeper)
+    second.register("sleeper", sleeper)
+    async with running(cas, first):
+        task = await cas.submit_task("sleeper")
+
+        async def has_started() -> bool:
+            return bool(await lifecycle(cas, "sleeper", task.task_id))
+
+        await until_async(has_started, what="started")
+    await js.append(names.cancel(task.task_id), b"{}")
+    async with running(cas, second):
+        await asyncio.wait_for(task.result(), 10)
+    cancelled = (await lifecycle(cas, "sleeper", task.task_id))[-1]
+    assert cancelled.type == "cas.task.cancelled"
+    assert cancelled.data["started"] is True
