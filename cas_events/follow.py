@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Self
 
 from cas_events.domain.events import Event
-from cas_events.domain.follow import Key, Sequencer
+from cas_events.domain.follow import Gap, Key, Sequencer
 from cas_events.errors import NotConnectedError, WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Message
@@ -145,6 +145,11 @@ class EventStream(AsyncIterator[Event]):
         self._is_over = False
         self._is_closed = False
         self._is_cut_off = False
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """What is missing among the events so far: outputs that retention took, telemetry that the server refused."""
+        return tuple(self._sequencer.gaps)
 
     # --- the iterator ----------------------------------------------------------------------------------------------------
 

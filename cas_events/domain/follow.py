@@ -12,10 +12,19 @@ the order (attempt, index). The rules:
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 from cas_events.domain.events import RESUMED, STARTED, Event
 
 Key = tuple[int, int]
+
+
+class Gap(NamedTuple):
+    """Events of one attempt that are not stored (any more), by their first and last index."""
+
+    attempt: int
+    first_index: int
+    last_index: int
 
 
 class Sequencer:
@@ -23,12 +32,17 @@ class Sequencer:
 
     Args:
         after: the (attempt, index) of the last event that the follower has seen; None for all of them.
+
+    Attributes:
+        gaps: what was given up between delivered events; the dropped tail of an overtaken attempt is not among it.
+        is_done: the terminal event has been delivered.
     """
 
     def __init__(self, *, after: Key | None = None) -> None:
         self._attempt, self._next_index = (after[0], after[1] + 1) if after else (1, 0)
         self._attempt_closed = False
         self._held: dict[Key, Event] = {}
+        self.gaps: list[Gap] = []
         self.is_done = False
 
     @property
@@ -85,6 +99,9 @@ class Sequencer:
     def _deliver(self, key: Key, delivered: list[Event]) -> None:
         event = self._held.pop(key)
         delivered.append(event)
+        first = self._next_index if key[0] == self._attempt else 0
+        if key[1] > first:
+            self.gaps.append(Gap(key[0], first, key[1] - 1))
         self._attempt, self._next_index = key[0], key[1] + 1
         # Whoever ended an attempt had everything of it stored first; only a crash leaves `started` as the last word.
         self._attempt_closed = event.is_lifecycle and event.type not in {STARTED, RESUMED}

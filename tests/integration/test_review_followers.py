@@ -151,3 +151,18 @@ async def test_a_thousand_starts_ask_once_whether_anybody_serves(
         heard.unsubscribe()
     assert {result.status for result in results} == {"completed"}
     assert asked == 1
+
+
+async def test_what_retention_took_is_told(cas: Client) -> None:
+    names, js = cas._session.names, cas._session.js
+    await send_raw(cas, "a", "t")
+    await append(cas, "cas.task.started", 0, {"tries": 1, "command_seq": 1})
+    await append(cas, "cas.log", 3, {"level": "info", "message": "after two outputs", "metadata": {}})
+    await append(cas, "cas.task.completed", 5, {"output": 1, "tries": 1, "command_seq": 1})
+    assert await js.last_message(names.output, names.out("a", "t")) is None
+
+    stream = (await cas.task("t")).events()
+    seen = [event.index async for event in stream]
+
+    assert seen == [0, 3, 5]
+    assert [tuple(gap) for gap in stream.gaps] == [(1, 1, 2), (1, 4, 4)]
