@@ -129,6 +129,30 @@ class NonRetryableError(CasEventsError):
     """Raised by agent code: this failure will not go away by trying again."""
 
 
+class AgentProcessError(CasEventsError):
+    """What the code of an isolated agent raised in its process, under the name of its type there.
+
+    Attributes:
+        retry_after_s: the delay that the error asks for.
+        cas_node: the graph's node that it came from.
+    """
+
+    retry_after_s: float | None = None
+    cas_node: str | None = None
+
+
+class AgentProcessDiedError(CasEventsError):
+    """The process of an isolated agent ended without a last word; trying again may help.
+
+    Attributes:
+        code: its return code, negative for a signal's number; None if it could not be started or talked to.
+    """
+
+    def __init__(self, code: int | None, ending: str) -> None:
+        super().__init__(f"the agent's process ended before its code did: {ending}")
+        self.code = code
+
+
 # --- what came over the wire ---------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from cas_events.runner.context import TaskContext
 
 AgentFunction = Callable[[TaskContext, Any], Awaitable[Any]]
 CrashPolicy = Literal["retry", "fail"]
+Isolation = Literal["none", "process"]
 
 DEFAULT_MAX_ATTEMPTS = 3
 
@@ -29,6 +30,7 @@ class AgentOptions(TypedDict, total=False):
     retry: RetryPolicy
     non_retryable: Sequence[type[BaseException]]
     breaker: BreakerPolicy | None
+    isolation: Isolation
     version: str
     schema: dict[str, Any] | None
 
@@ -48,6 +50,8 @@ class AgentSpec:
         retry: how errors are backed off; what an error itself asks for (`retry_after_s`) wins.
         non_retryable: error types that trying again does not mend.
         breaker: when the agent's circuit breaker opens, for the whole fleet; None for no breaker.
+        isolation: whether each attempt has a child process of its own (``process``), which can be ended whatever its
+            code does; see `isolation`.
         version: shown with the registration.
         schema: JSON Schema of the input, if the agent has one.
 
@@ -66,6 +70,7 @@ class AgentSpec:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     non_retryable: Sequence[type[BaseException]] = ()
     breaker: BreakerPolicy | None = None
+    isolation: Isolation = "none"
     version: str = ""
     schema: dict[str, Any] | None = None
 
@@ -82,6 +87,10 @@ class AgentSpec:
         if self.on_crash not in {"retry", "fail"}:
             raise ValueError(
                 f"on_crash of agent {self.agent_id!r} is {self.on_crash!r}; use 'retry' or 'fail'"
+            )
+        if self.isolation not in {"none", "process"}:
+            raise ValueError(
+                f"isolation of agent {self.agent_id!r} is {self.isolation!r}; use 'none' or 'process'"
             )
 
     def is_retryable(self, error: BaseException) -> bool:

@@ -40,6 +40,7 @@ from cas_events.runner.breakers import Breakers
 from cas_events.runner.cancels import Cancels
 from cas_events.runner.dispatch import Dispatcher
 from cas_events.runner.holds import Desk, Offer, Source
+from cas_events.runner.isolation import require_no_child, runnable
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
 from cas_events.runner.registry import AgentFunction, AgentOptions, AgentSpec
@@ -118,7 +119,8 @@ class Runner:
         def register(function: F) -> F:
             if agent_id in self._agents:
                 raise ValueError(f"agent {agent_id!r} is registered twice")
-            self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=function, **options)
+            run = runnable(function, options, grace_s=self._grace_s)
+            self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=run, **options)
             return function
 
         return register
@@ -168,6 +170,7 @@ class Runner:
             ServerUnreachableError: no server answers.
             CasEventsError: nothing is registered, or the deployment's streams have other settings.
         """
+        require_no_child()
         if not self._agents:
             raise CasEventsError("this runner serves no agent; register one with @runner.agent(name)")
         settings = self._settings or Settings.from_env(nats_url=self._url)
