@@ -147,7 +147,7 @@ class LiveHub:
 
 
 async def _guard(work: Coroutine[Any, Any, None]) -> None:
-    """A failed look is repeated by the next sweep or reconnect."""
+    """A failed look is repeated by the next sweep or reconnect; the sweep itself must not end with it."""
     try:
         await work
     except CasEventsError as error:

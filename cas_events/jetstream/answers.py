@@ -15,7 +15,9 @@ import msgspec
 from cas_events.errors import (
     NotFoundError,
     RefusedError,
+    ServerError,
     StreamFullError,
+    StreamUnavailableError,
     WireError,
     WrongLastSequenceError,
 )
@@ -26,6 +28,8 @@ _FULL = frozenset({10002, 10023, 10028, 10047, 10077})
 _DIRECT_NOT_FOUND = 404
 _NO_MESSAGE = 10037
 _NOT_FOUND = frozenset({10014, _NO_MESSAGE, 10059})
+# A cluster without a leader at this moment; it comes back.
+TEMPORARILY_UNAVAILABLE = frozenset({10007, 10008, 10009})
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -188,9 +192,11 @@ def decode_ack(data: bytes) -> PubAck:
     return ack
 
 
-def refusal(error: ApiError | None) -> RefusedError:
-    """The exception of a JetStream error, by its code."""
+def refusal(error: ApiError | None) -> ServerError:
+    """The exception of a JetStream error, by its code: a `RefusedError`, or `StreamUnavailableError` during an election."""
     known = error or ApiError(description="the answer has neither result nor error")
+    if known.err_code in TEMPORARILY_UNAVAILABLE:
+        return StreamUnavailableError(f"the request ({known.description})")
     kind = RefusedError
     if known.err_code in _WRONG_LAST_SEQUENCE:
         kind = WrongLastSequenceError

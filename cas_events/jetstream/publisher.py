@@ -15,14 +15,13 @@ from collections.abc import Callable
 import msgspec
 
 from cas_events.errors import NotConnectedError, WireError
-from cas_events.jetstream.answers import read_ack
+from cas_events.jetstream.answers import TEMPORARILY_UNAVAILABLE, read_ack
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import Message
 
 _TICK_S = 0.25
 _RETRY_TICKS = 2
 _OVERLOAD = 4  # Windows full of messages that a caller may send without waiting for room.
-_TEMPORARILY_UNAVAILABLE = frozenset({10007, 10008, 10009})  # No leader; the stream comes back.
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +180,7 @@ class PipelinedPublisher:
             return
         if ack.error is None:
             self._settle(token, PublishOutcome(ack.seq))
-        elif ack.error.err_code in _TEMPORARILY_UNAVAILABLE:
+        elif ack.error.err_code in TEMPORARILY_UNAVAILABLE:
             self._unanswered(entry)
         else:
             self._settle(token, PublishOutcome(None, ack.error.err_code, ack.error.description or "refused"))
