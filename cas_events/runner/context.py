@@ -213,6 +213,11 @@ def current_task() -> TaskContext:
     return _current.get() or _detached_context()
 
 
+def is_agent_code() -> bool:
+    """Whether the code that runs here was started for a task."""
+    return _current.get() is not None
+
+
 @contextmanager
 def task_scope(context: TaskContext) -> Generator[None]:
     """Make a context the current one for a block of code and all that it calls."""

@@ -38,6 +38,7 @@ from cas_events.jetstream.topology import (
 from cas_events.runner import agent_events
 from cas_events.runner.breakers import Breakers
 from cas_events.runner.cancels import Cancels
+from cas_events.runner.containment import task_factory
 from cas_events.runner.dispatch import Dispatcher
 from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.isolation import require_no_child, runnable
@@ -179,6 +180,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         sys.setswitchinterval(min(sys.getswitchinterval(), THREAD_SWITCH_S))
         self._threads = AgentThreads()
+        loop.set_task_factory(task_factory)
         loop.set_default_executor(self._threads)
         with Signals(loop, self._stop.set, enabled=handle_signals) as signals:
             runner_id = uuid7()

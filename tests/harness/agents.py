@@ -154,6 +154,10 @@ def writer(state: State) -> State:
     return {"notes": [*state.get("notes", []), "written"]}
 
 
+async def quitter(_state: State) -> State:
+    raise SystemExit(4)
+
+
 async def dawdler(_state: State) -> State:
     await asyncio.sleep(60)
     return {}
@@ -195,6 +199,7 @@ AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "brief": (sleeper, {"timeout_s": 0.3}),
     "workflow": (graph(analyst, writer).compile(), {"max_attempts": 1}),
     "slow-workflow": (graph(analyst, dawdler), {}),
+    "quitting-workflow": (graph(analyst, quitter), {"max_attempts": 1}),
 }
 for name in os.environ.get("AGENTS", ",".join(AGENTS)).split(","):
     agent, options = AGENTS[name]

@@ -98,6 +98,15 @@ async def test_an_agent_that_exits_takes_nobody_along(cas: Client) -> None:
     assert (await cas.execute_task("echo")).status == "completed"
 
 
+async def test_a_node_that_exits_takes_nobody_along(cas: Client) -> None:
+    result = await cas.execute_task("quitting-workflow", {})
+
+    assert result.status == "failed"
+    assert result.error
+    assert "SystemExit: 4" in result.error["message"]
+    assert (await cas.execute_task("echo")).status == "completed"
+
+
 async def test_a_timeout_ends_an_attempt(cas: Client) -> None:
     began_s = time.monotonic()
     own = await cas.execute_task("sleeper", {}, timeout_s=0.2)
