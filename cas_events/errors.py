@@ -142,15 +142,7 @@ class AgentProcessError(CasEventsError):
 
 
 class AgentProcessDiedError(CasEventsError):
-    """The process of an isolated agent ended without a last word; trying again may help.
-
-    Attributes:
-        code: its return code, negative for a signal's number; None if it could not be started or talked to.
-    """
-
-    def __init__(self, code: int | None, ending: str) -> None:
-        super().__init__(f"the agent's process ended before its code did: {ending}")
-        self.code = code
+    """The process of an isolated agent ended without a last word; trying again may help."""
 
 
 # --- what came over the wire ---------------------------------------------------------------------------------------

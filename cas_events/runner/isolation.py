@@ -13,9 +13,9 @@ An attempt costs the start of an interpreter; an agent that merely waits has no 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -43,7 +43,7 @@ from cas_events.runner.isolation_process import ChildProcess
 from cas_events.runner.registry import AgentFunction, AgentOptions
 from cas_events.wire.jsonvalue import decode_json, encode_json
 
-_log = logging.getLogger(__name__)
+YIELD_EVERY_S = 0.002  # a child that floods holds up the runner's other tasks no longer than this
 
 
 def runnable(function: AgentFunction, options: AgentOptions, *, grace_s: float) -> AgentFunction:
@@ -52,8 +52,8 @@ def runnable(function: AgentFunction, options: AgentOptions, *, grace_s: float) 
     Raises:
         ValueError: it is to be isolated and cannot be.
     """
-    if options.get("isolation") != "process":
-        return function
+    if options.get("isolation") != "process" or is_child():
+        return function  # A child that loads the script which started the runner registers in vain.
     return isolated(function, grace_s=grace_s, non_retryable=options.get("non_retryable", ()))
 
 
@@ -106,7 +106,7 @@ def isolated(
             return msgspec.Raw(end.output)
         if isinstance(end, Failure):
             raise _raised(end, final)
-        raise AgentProcessDiedError(code, _ending(code))
+        raise AgentProcessDiedError(f"the agent's process ended before its code did: {_ending(code)}")
 
     return run
 
@@ -161,8 +161,12 @@ class _Attempt:
 
     async def _relay(self) -> None:
         """Pass on what is there, at the pace of the runner's telemetry, then ask for more."""
+        yielded_s = time.monotonic()
         while self._messages:
             await self._pass_on(self._messages.popleft())
+            if time.monotonic() - yielded_s > YIELD_EVERY_S:
+                await asyncio.sleep(0)
+                yielded_s = time.monotonic()
         self._child.resume()
         if not self._is_over:
             await self._news.wait()

@@ -94,7 +94,6 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
 def _leave(outbox: Outbox, end: Result | Failure) -> NoReturn:
     """Say the last word and end the process over whatever still runs in it."""
     outbox.put(end)
-    outbox.flush()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -1,7 +1,7 @@
 """What an isolated agent says, on its way to the runner: the child process's side of the context.
 
-Everything goes through one outbox whose thread sends it, so that saying something costs the agent no system call and
-a flood of progress costs the runner next to nothing. The outbox is bounded: who says more than the parent takes waits.
+Nothing waits in this process but the newest progress of each origin: what else is said is with the parent, or at
+least with the system, when the call returns. A flood of progress costs the runner next to nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from cas_events.domain.limits import CLAIM_BYTES_MAX, LOG_LINE_BYTES, cut_utf8
@@ -21,7 +21,6 @@ from cas_events.wire.jsonvalue import encode_json, encode_lossy
 
 ORPHANED = 70  # exit code of a child without a parent, which nobody will see
 CUT_SLACK_BYTES = 4  # a text is cut by so little less here that the parent sees that it was
-OUTBOX_BYTES_MAX = 4 * 1024 * 1024
 PROGRESS_EVERY_S = 0.002  # so seldom is a flood of progress sent; the newest wins
 YIELD_EVERY_S = 0.0002  # an agent that only ticks lets its event loop, and so a cancel, run this often
 
@@ -29,7 +28,10 @@ _Origin = tuple[str | None, str | None]
 
 
 class Outbox:
-    """Sends frames from a thread of its own, in order; progress overtakes them, and only the newest of an origin goes.
+    """Sends what the agent says: at once, but for progress, whose newest a thread sends now and then.
+
+    At once means that it is said even if the process dies of the next instruction. Whoever says more than the parent
+    takes in is held up, and the child's event loop with it: it is the agent's alone.
 
     Args:
         link: to the parent.
@@ -37,53 +39,48 @@ class Outbox:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._changed = threading.Condition()
-        self._frames: list[bytes] = []
-        self._waiting_bytes = 0
-        self._progress: dict[_Origin, Progress] = {}
+        self._sending = threading.RLock()
         self._is_sending = False
-        threading.Thread(target=self._run, name="cas-outbox", daemon=True).start()
+        self._late: list[FromChild] = []
+        self._progress: dict[_Origin, Progress] = {}
+        self._has_progress = threading.Event()
+        threading.Thread(target=self._send_progress, name="cas-progress", daemon=True).start()
 
     def put(self, message: FromChild) -> None:
-        """Have a message sent; waits while too much waits already, also on the event loop: it is the agent's alone."""
-        data = frame(message)
-        with self._changed:
-            while self._waiting_bytes > OUTBOX_BYTES_MAX:
-                self._changed.wait()
-            self._frames.append(data)
-            self._waiting_bytes += len(data)
-            self._changed.notify_all()
+        """Send a message, after the progress that was made before it."""
+        with self._sending:
+            self._send([*self._take_progress(), message])
 
     def put_progress(self, progress: Progress) -> None:
         """Have progress sent, unless newer comes first."""
-        with self._changed:
-            self._progress[progress.node, progress.agent] = progress
-            self._changed.notify_all()
+        self._progress[progress.node, progress.agent] = progress
+        self._has_progress.set()
 
-    def flush(self) -> None:
-        """Wait until everything is sent."""
-        with self._changed:
-            while self._frames or self._progress or self._is_sending:
-                self._changed.wait()
-
-    def _run(self) -> None:
+    def _send_progress(self) -> None:
         while True:
-            with self._changed:
-                while not self._frames and not self._progress:
-                    self._changed.wait()
-                batch = [frame(progress) for progress in self._progress.values()]
-                had_progress = bool(batch)
-                batch += self._frames
-                self._frames, self._progress, self._is_sending = [], {}, True
-            try:
-                self._link.sendall(b"".join(batch))
-            except OSError:
-                os._exit(ORPHANED)
-            with self._changed:
-                self._is_sending, self._waiting_bytes = False, sum(map(len, self._frames))
-                self._changed.notify_all()
-                if had_progress:
-                    self._changed.wait_for(lambda: self._frames, timeout=PROGRESS_EVERY_S)
+            self._has_progress.wait()
+            self._has_progress.clear()
+            with self._sending:
+                self._send(self._take_progress())
+            time.sleep(PROGRESS_EVERY_S)
+
+    def _take_progress(self) -> list[FromChild]:
+        # Looked up by key, since the agent's threads add to it meanwhile.
+        return [self._progress.pop(origin) for origin in list(self._progress)]
+
+    def _send(self, messages: Sequence[FromChild]) -> None:
+        self._late += messages
+        if self._is_sending:
+            return  # A signal handler speaks in the middle of a frame; the code that it interrupted goes on to send.
+        self._is_sending = True
+        try:
+            while self._late:
+                batch, self._late = self._late, []
+                self._link.sendall(b"".join(map(frame, batch)))
+        except OSError:
+            os._exit(ORPHANED)
+        finally:
+            self._is_sending = False
 
 
 class ChildEmitter:

@@ -79,7 +79,7 @@ async def test_what_a_child_says_arrives_as_if_it_ran_in_the_runner(served: Clie
 
 @pytest.mark.parametrize("ignores_sigterm", [False, True])
 async def test_a_child_that_blocks_is_ended_within_the_grace_while_others_go_on(
-    served: Client, tmp_path: Path, ignores_sigterm: bool
+    served: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture, ignores_sigterm: bool
 ) -> None:
     file = tmp_path / "marks"
     task = await served.submit_task("spinning", {"file": str(file), "ignores_sigterm": ignores_sigterm})
@@ -88,29 +88,31 @@ async def test_a_child_that_blocks_is_ended_within_the_grace_while_others_go_on(
     cancelling = asyncio.create_task(task.cancel("now", wait=True))
     others = 0
     while not cancelling.done():
-        assert (await asyncio.wait_for(served.execute_task("inline"), 1)).status == "completed"
+        assert (await asyncio.wait_for(served.execute_task("inline"), END_S)).status == "completed"
         others += 1
     took_s = time.monotonic() - asked_s
 
     assert not is_alive(pid)
     assert others > 3
+    assert "ignores its end" not in caplog.text
     assert "saw its cancel" in lines(file)
     assert ("swallowed SIGTERM" in lines(file)) == ignores_sigterm
     third = 2 if ignores_sigterm else 1
-    assert third * GRACE_S / 3 <= took_s < GRACE_S
+    assert third * GRACE_S / 3 <= took_s < GRACE_S + 0.5
     assert names_of(await lifecycle(served, "spinning", task.task_id)) == ["started", "cancelled"]
 
 
-async def test_a_polite_child_is_cancelled_as_code_in_the_runner_is(served: Client, tmp_path: Path) -> None:
+async def test_a_polite_child_is_cancelled_as_code_in_the_runner_is(
+    served: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "marks"
     task = await served.submit_task("polite", {"file": str(file)})
     pid = await began(file)
-    asked_s = time.monotonic()
     await asyncio.wait_for(task.cancel("now", wait=True), END_S)
 
-    assert time.monotonic() - asked_s < GRACE_S / 3
     assert not is_alive(pid)
     assert lines(file)[1:] == ["cancelled"]
+    assert "SIG" not in caplog.text
     logs = [e async for e in served.replay(task_id=task.task_id, agent="polite") if e.type == "cas.log"]
     assert [log.data["metadata"] for log in logs] == [{"cancelled": True}]
 
@@ -148,6 +150,8 @@ async def test_a_child_that_dies_is_tried_again(served: Client, how: dict, words
     assert names_of(history) == ["started", "retrying", "started", "completed"]
     assert history[1].data["error"]["type"] == "AgentProcessDiedError"
     assert words in history[1].data["error"]["message"]
+    events = [event async for event in served.replay(task_id=task.task_id, agent="dying")]
+    assert [e.data["message"] for e in events if e.type == "cas.log"] == ["dying"]
 
 
 @pytest.mark.parametrize(
@@ -259,6 +263,40 @@ async def test_sigterm_to_the_runner_ends_its_children_in_time(
         process.end()
     assert process.popen.returncode == 0
     assert gone_within(pid, 1.0)
+
+
+SCRIPT = """
+import asyncio
+from cas_events import Runner
+
+runner = Runner(lease_s=2, grace_s=1)
+
+@runner.agent("scripted", isolation="process")
+async def scripted(ctx, input):
+    return {"works": True}
+
+if GUARD:
+    asyncio.run(runner.run())
+"""
+
+
+@pytest.mark.parametrize("guard", ["__name__ == '__main__'", "True"])
+async def test_an_agent_in_the_script_that_is_run_needs_the_usual_guard(
+    cas: Client, nats_server, deployment: str, tmp_path: Path, guard: str
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("GUARD", guard))
+    process = Process([str(script)], CAS_NATS_URL=nats_server.url, CAS_DEPLOYMENT=deployment)
+    try:
+        await until_served(cas, "scripted")
+        result = await asyncio.wait_for(cas.execute_task("scripted"), END_S)
+    finally:
+        process.end()
+    if guard == "True":
+        assert result.status == "failed"
+        assert "if __name__ == '__main__'" in result.error["message"]
+    else:
+        assert result.output == {"works": True}
 
 
 def _start(url: str, deployment: str) -> Process:
