@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cas_events.errors import (
+    ConnectionLostError,
     NotFoundError,
     RefusedError,
     ServerFeatureError,
@@ -22,11 +23,14 @@ from cas_events.errors import (
     TopologyMismatchError,
 )
 from cas_events.jetstream.api import ConsumerInfo, JetStream, StreamInfo
+from cas_events.jetstream.patience import patiently
 from cas_events.wire.subjects import EVENT_CLASSES, Names
 
 _NS = 1_000_000_000
 _DAY_S = 86_400
 _SERVER_VERSION_MIN = (2, 12)
+_INFO_TIMEOUT_S = 2.0
+_PATIENCE_S = 20.0  # Electing a leader takes 5 to 10 s.
 _CREATE_TIMEOUT_S = 10.0  # Creating six streams on three servers takes elections.
 _STREAM_EXISTS = 10058
 _CONSUMER_EXISTS = 10148
@@ -222,7 +226,7 @@ async def ensure_streams(js: JetStream, deployment: str, replicas: int = 1) -> d
     check_server(js.connection.server_version)
     specs = stream_specs(deployment)
     try:
-        infos = await asyncio.gather(*(_ensure_stream(js, spec, replicas) for spec in specs))
+        infos = await asyncio.gather(*(_ensure_patiently(js, spec, replicas) for spec in specs))
     except StreamUnavailableError as error:
         raise ServerFeatureError(
             f"JetStream does not answer at {js.connection.url}: switch it on (`nats-server -js`), or wait for its leader"
@@ -230,9 +234,16 @@ async def ensure_streams(js: JetStream, deployment: str, replicas: int = 1) -> d
     return {spec.name: info for spec, info in zip(specs, infos, strict=True)}
 
 
+async def _ensure_patiently(js: JetStream, spec: StreamSpec, replicas: int) -> StreamInfo:
+    """As `_ensure_stream`, anew while nobody answers: a stream that elects its leader is silent."""
+    return await patiently(
+        lambda: _ensure_stream(js, spec, replicas), errors=(ConnectionLostError,), give_up_s=_PATIENCE_S
+    )
+
+
 async def _ensure_stream(js: JetStream, spec: StreamSpec, replicas: int) -> StreamInfo:
     try:
-        info = await js.stream_info(spec.name, timeout_s=_CREATE_TIMEOUT_S)
+        info = await js.stream_info(spec.name, timeout_s=_INFO_TIMEOUT_S)
     except NotFoundError:
         info = await _create_stream(js, spec, replicas)
     found = differences(spec.compared, info.config)

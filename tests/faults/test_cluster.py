@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from cas_events.errors import CasEventsError
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
 from tests.harness.cluster import Cluster
-from tests.harness.faults import Fleet, Load, at_rest, count, last_for, marks, until_marked
+from tests.harness.faults import IS_TORTURE, Fleet, Load, at_rest, last_for, marks, until_marked
 from tests.harness.pids import stopped_within
 from tests.harness.wait import until
 
@@ -29,16 +30,35 @@ PAUSE_S = 30.0
 REST_S = 60.0
 
 
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    with Cluster(tmp_path / "cluster") as cluster:
-        await cluster.until_ready()
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster") / "nodes") as cluster:
+        asyncio.run(cluster.until_ready())
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def fleet(cluster: Cluster) -> Iterator[Fleet]:
+    """Two runners that serve already, on streams with three replicas."""
+    deployment = f"t{uuid.uuid4().hex[:12]}"
+
+    async def create_streams() -> None:
+        async with Client(settings=settings(cluster, deployment)):
+            pass
+
+    asyncio.run(create_streams())
+    with Fleet(cluster.url, deployment, [cluster.url, cluster.url], lease_s=LEASE_S) as fleet:
+        asyncio.run(fleet.until_up())
+        yield fleet
+
+
+def settings(cluster: Cluster, deployment: str) -> Settings:
+    return Settings(nats_url=cluster.url, deployment=deployment, replicas=3)
+
+
 @pytest.fixture
-async def cas(cluster: Cluster, deployment: str) -> AsyncIterator[Client]:
-    async with Client(settings=Settings(nats_url=cluster.url, deployment=deployment, replicas=3)) as client:
+async def cas(cluster: Cluster, fleet: Fleet) -> AsyncIterator[Client]:
+    async with Client(settings=settings(cluster, fleet.deployment)) as client:
         yield client
 
 
@@ -58,29 +78,29 @@ async def keep_submitting(load: Load, stop: asyncio.Event, pauses: list[float]) 
 
 
 async def test_kills_of_the_leader_a_minority_and_all_lose_nothing(
-    cas: Client, cluster: Cluster, deployment: str, record_property
+    cas: Client, cluster: Cluster, fleet: Fleet, record_property
 ) -> None:
-    names, load, stop, pauses = Names(deployment), Load(cas), asyncio.Event(), list[float]()
-    faults = ["leader", "all"] if count(1, 5) == 1 else ["leader", "follower", "all"] * 5
-    with Fleet(cluster.url, deployment, [cluster.url, cluster.url], lease_s=LEASE_S) as fleet:
-        await fleet.until_up()
-        submitting = asyncio.create_task(keep_submitting(load, stop, pauses))
-        for fault in faults:
-            await until_more(load, 5)
-            leader = await cluster.leader_of(names.events)
-            if fault == "all":
-                cluster.kill_all()
-                await last_for(1.0)
-                cluster.start()
-            else:
-                victim = leader if fault == "leader" else next(n for n in cluster.nodes if n is not leader)
-                victim.kill()
-                await until_more(load, 5)  # The majority goes on without it.
-                victim.start()
+    names, load, stop, pauses = Names(fleet.deployment), Load(cas), asyncio.Event(), list[float]()
+    # The short form leaves the leader to the test below, which loses it under a running task.
+    faults = ["leader", "follower", "all"] * 5 if IS_TORTURE else ["all"]
+    submitting = asyncio.create_task(keep_submitting(load, stop, pauses))
+    for fault in faults:
         await until_more(load, 5)
-        stop.set()
-        await asyncio.wait_for(submitting, PAUSE_S)
-        assert await load.complaints(cluster.url, timeout_s=REST_S) == []
+        leader = await cluster.leader_of(names.events)
+        if fault == "all":
+            cluster.kill_all()
+            await last_for(1.0)
+            cluster.start()
+        else:
+            victim = leader if fault == "leader" else next(n for n in cluster.nodes if n is not leader)
+            victim.kill()
+            await until_more(load, 5)  # The majority goes on without it.
+            victim.start()
+            await cluster.until_settled(names.events)
+    await until_more(load, 5)
+    stop.set()
+    await asyncio.wait_for(submitting, PAUSE_S)
+    assert await load.complaints(cluster.url, timeout_s=REST_S) == []
     record_property("longest_pause_s", round(max(pauses), 1))
 
 
@@ -90,32 +110,29 @@ async def until_more(load: Load, more: int) -> None:
 
 
 async def test_a_paused_runner_is_fenced_on_the_cluster_too(
-    cas: Client, cluster: Cluster, deployment: str, tmp_path: Path
+    cas: Client, cluster: Cluster, fleet: Fleet, tmp_path: Path
 ) -> None:
     file, enough, load = tmp_path / "marks", tmp_path / "enough", Load(cas)
-    with Fleet(cluster.url, deployment, [cluster.url, cluster.url], lease_s=LEASE_S) as fleet:
-        await fleet.until_up()
-        body = {"file": str(file), "enough": str(enough), "ticks": 10_000}
-        await load.start("talker", body, follow=True)
-        began = await until_marked(file, "began", 1)
-        first = fleet.runners[fleet.place_of(began.pid)]
-        first.send(signal.SIGSTOP)
-        assert stopped_within(first.pid, 5.0)
-        stopped_s = time.time()
-        second = await until_marked(file, "began", 2)
-        assert second.at_s - stopped_s < 2 * LEASE_S + 1.5
-        # An election while the zombie wakes: neither it nor its successor may be confused by it.
-        leader = await cluster.leader_of(Names(deployment).events)
-        first.send(signal.SIGCONT)
-        woken_s = time.time()
-        stopped = await until_marked(file, "stopped", 1)
-        leader.kill()
-        assert (stopped.attempt, stopped.pid) == (1, first.pid)
-        assert stopped.at_s - woken_s < 1.0
-        await last_for(LEASE_S)
-        leader.start()
-        enough.touch()
-        history = await at_rest(cluster.url, deployment, timeout_s=REST_S)
-        assert await load.complaints(cluster.url) == []
+    body = {"file": str(file), "enough": str(enough), "ticks": 10_000}
+    task = await load.start("talker", body, follow=True)
+    first = fleet.runners[fleet.place_of((await until_marked(file, "began", 1)).pid)]
+    first.send(signal.SIGSTOP)
+    assert stopped_within(first.pid, 5.0)
+    stopped_s = time.time()
+    second = await until_marked(file, "began", 2)
+    assert second.at_s - stopped_s < 2 * LEASE_S + 1.5
+    # An election while the zombie wakes: neither it nor its successor may be confused by it.
+    leader = await cluster.leader_of(Names(fleet.deployment).events)
+    first.send(signal.SIGCONT)
+    woken_s = time.time()
+    stopped = await until_marked(file, "stopped", 1)
+    leader.kill()
+    assert (stopped.attempt, stopped.pid) == (1, first.pid)
+    assert stopped.at_s - woken_s < 1.0
+    enough.touch()
+    assert (await asyncio.wait_for(task.result(), PAUSE_S)).status == "completed", "writes go on"
+    leader.start()
+    history = await at_rest(cluster.url, fleet.deployment, timeout_s=REST_S)
+    assert await load.complaints(cluster.url) == []
     assert len(marks(file, "began")) == 2, "the successor kept its task through the election"
-    assert [r.event.attempt for r in history.lifecycle_of(load.tasks[0].task_id)] == [1, 2, 2]
+    assert [r.event.attempt for r in history.lifecycle_of(task.task_id)] == [1, 2, 2]
