@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from cas_events.errors import (
     ConnectionLostError,
@@ -34,6 +36,8 @@ _PATIENCE_S = 20.0  # Electing a leader takes 5 to 10 s.
 _CREATE_TIMEOUT_S = 10.0  # Creating six streams on three servers takes elections.
 _STREAM_EXISTS = 10058
 _CONSUMER_EXISTS = 10148
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +230,9 @@ async def ensure_streams(js: JetStream, deployment: str, replicas: int = 1) -> d
     check_server(js.connection.server_version)
     specs = stream_specs(deployment)
     try:
-        infos = await asyncio.gather(*(_ensure_patiently(js, spec, replicas) for spec in specs))
+        infos = await asyncio.gather(
+            *(_while_electing(partial(_ensure_stream, js, spec, replicas)) for spec in specs)
+        )
     except StreamUnavailableError as error:
         raise ServerFeatureError(
             f"JetStream does not answer at {js.connection.url}: switch it on (`nats-server -js`), or wait for its leader"
@@ -234,11 +240,9 @@ async def ensure_streams(js: JetStream, deployment: str, replicas: int = 1) -> d
     return {spec.name: info for spec, info in zip(specs, infos, strict=True)}
 
 
-async def _ensure_patiently(js: JetStream, spec: StreamSpec, replicas: int) -> StreamInfo:
-    """As `_ensure_stream`, anew while nobody answers: a stream that elects its leader is silent."""
-    return await patiently(
-        lambda: _ensure_stream(js, spec, replicas), errors=(ConnectionLostError,), give_up_s=_PATIENCE_S
-    )
+async def _while_electing(call: Callable[[], Awaitable[T]]) -> T:
+    """Ask anew while nobody answers: a stream that elects its leader is silent. Only for what may be repeated."""
+    return await patiently(call, errors=(ConnectionLostError,), give_up_s=_PATIENCE_S)
 
 
 async def _ensure_stream(js: JetStream, spec: StreamSpec, replicas: int) -> StreamInfo:
@@ -274,11 +278,11 @@ async def ensure_consumer(js: JetStream, spec: ConsumerSpec) -> ConsumerInfo:
     """
     config = spec.config()
     try:
-        return await js.create_consumer(spec.stream, config)
+        return await _while_electing(lambda: js.create_consumer(spec.stream, config))
     except RefusedError as error:
         if error.err_code != _CONSUMER_EXISTS:
             raise
-    info = await js.consumer_info(spec.stream, spec.name)
+    info = await _while_electing(lambda: js.consumer_info(spec.stream, spec.name))
     if _filters(info.config) != set(spec.filters):
         wrong = [f"filters are {sorted(_filters(info.config))}, not {sorted(spec.filters)}"]
         raise TopologyMismatchError(f"consumer {spec.name} of {spec.stream}", wrong)

@@ -102,6 +102,9 @@ async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute
     """Whether a fresh task may not start: too early (its wake is stored), or too late."""
     not_before_s = parse_time(execute.not_before)
     if not_before_s is not None and not_before_s > job.now_s + CLOCK_SLACK_S:
+        # A cancel that came before its execute is acknowledged; nobody else would act on it until the task is due.
+        if await stored_cancel(place, job.task_id) is not None:
+            return False
         await store_wake(place, job.facts(execute), attempt=0, delay_s=not_before_s - job.now_s)
         place.ack(job.delivery)
         return True

@@ -16,11 +16,14 @@ import pytest
 from cas_events import Client
 from tests.faults.settled import kinds, settled
 from tests.faults.troublemakers import troubling
+from tests.harness.faults import count
 from tests.harness.processes import lines, settings
 from tests.harness.wait import until
 
 LEASE_S, GRACE_S = 1.0, 1.0
 OPTIONS = {"lease_s": LEASE_S, "grace_s": GRACE_S}
+
+pytestmark = pytest.mark.timeout(count(120, 1800))
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ OPTIONS = {"lease_s": LEASE_S, "grace_s": GRACE_S}
 # The owner has its grace and a lease; a redelivery of the cancel may come half a second late.
 ORPHAN_S = GRACE_S + LEASE_S + 2.0
 
+pytestmark = pytest.mark.timeout(count(120, 1800))
+
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
@@ -53,14 +55,17 @@ async def test_a_cancel_while_no_runner_is_up_is_kept(
         assert await cas.cancel_task(task_id) == "already_requested"
     await js.append(names.cancel("to-come"), b'{"reason":"beforehand"}')
     await js.append(names.execute("sleeper", "to-come"), b'{"input":{"file":"%b"}}' % bytes(file))
+    await js.append(names.cancel("not-yet"), b'{"reason":"beforehand"}')
+    await js.append(names.execute("sleeper", "not-yet"), b'{"not_before":"2300-01-01T00:00:00Z"}')
 
     async with troubling(nats_server.url, deployment, "sleeper", **OPTIONS):
         history = await settled(nats_server.url, deployment, timeout_s=15)
 
     assert kinds(history[orphan.task_id]) == ["started", "cancelled"]
     assert kinds(history["waiting"])[-1] == kinds(history["to-come"])[-1] == "cancelled"
+    assert kinds(history["not-yet"])[-1] == "cancelled"  # now, not when it is due
     ends = [events[-1].data for events in history.values()]
-    assert sorted(end["reason"] for end in ends) == ["beforehand", "nobody home", "nobody home"]
+    assert sorted(end["reason"] for end in ends) == ["beforehand"] * 2 + ["nobody home"] * 2
     assert [history[task][-1].data["started"] for task in (orphan.task_id, "waiting", "to-come")] == [
         True,
         False,

@@ -26,6 +26,8 @@ from tests.harness.faults import count
 from tests.harness.processes import lines, settings
 from tests.harness.wait import until, until_async
 
+pytestmark = pytest.mark.timeout(count(120, 1800))
+
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

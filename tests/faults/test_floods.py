@@ -27,6 +27,8 @@ MEMORY_BYTES = 48 * 1024 * 1024  # what a flood may add to a runner of 80 MB
 TICKS = count(200_000, 1_000_000)
 LIMITS = TelemetryLimits()
 
+pytestmark = pytest.mark.timeout(count(120, 1800))
+
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

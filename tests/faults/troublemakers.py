@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -113,7 +114,11 @@ def main() -> None:
 
 
 class Troublemaker(Process):
-    """A runner process that serves ``agents``, with these options of `Runner`."""
+    """A runner process that serves ``agents``, with these options of `Runner`.
+
+    Attributes:
+        errors: lines that it wrote at ERROR and above, and their tracebacks.
+    """
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class Troublemaker(Process):
         **options: float,
     ) -> None:
         self.agents = agents
+        self.errors: list[str] = []
         super().__init__(
             ["-m", "tests.faults.troublemakers"],
             CAS_NATS_URL=url,
@@ -132,7 +138,16 @@ class Troublemaker(Process):
             SERVE=agents,
             RUNNER=json.dumps(options),
             LIMITS=json.dumps(limits or {}),
+            LOG="ERROR",
+            LOG_TO_TEST="1",
         )
+        threading.Thread(target=self._read_errors, daemon=True).start()
+
+    def _read_errors(self) -> None:
+        with self.popen.stderr as lines:  # type: ignore[union-attr]
+            for line in lines:
+                self.errors.append(line.decode(errors="replace"))
+                sys.stderr.write(self.errors[-1])
 
 
 @asynccontextmanager

@@ -176,6 +176,8 @@ async def test_an_error_that_cannot_say_what_it_is(cas: Client, make_runner) -> 
     assert result.error["type"] == "MuteError"
 
 
+# LangGraph drops a coroutine of its own that had not begun when its stream is closed.
+@pytest.mark.filterwarnings("ignore:coroutine 'AsyncQueue.wait' was never awaited:RuntimeWarning")
 async def test_a_graph_that_fails_while_it_streams_leaves_no_node_behind(cas: Client, make_runner) -> None:
     ended: list[str] = []
 

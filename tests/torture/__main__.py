@@ -36,7 +36,8 @@ def main() -> int:
     cases = _full_counts(options.counts) if options.counts else []
     if options.report:
         command = "scripts/torture " + shlex.join(sys.argv[1:])
-        options.report.write_text(page_of(outcomes, cases, command), encoding="utf-8")
+        previous = options.report.read_text(encoding="utf-8") if options.report.exists() else ""
+        options.report.write_text(page_of(outcomes, cases, command, previous=previous), encoding="utf-8")
     bad = [outcome for outcome in outcomes if outcome.violations or not (outcome.faults and outcome.tasks)]
     return 1 if bad or any(case.outcome != "passed" for case in cases) else 0
 
@@ -53,7 +54,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--counts", nargs="*", metavar="TEST", help="also run these fault tests at their full counts"
     )
-    parser.add_argument("--report", type=Path, help="write the page here, such as docs/torture.md")
+    parser.add_argument("--report", type=Path, help="the page to bring up to date, such as docs/torture.md")
     return parser.parse_args()
 
 

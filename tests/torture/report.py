@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,14 @@ from dataclasses import dataclass
 from tests.torture.run import Outcome
 
 VIOLATIONS_SHOWN = 50
+ONE, THREE, COUNTS = "One server", "Three servers", "Fault tests at their full counts"
+HEADER = """\
+# Torture: the last report
+
+Written by `scripts/torture --report`, never by hand. Faults and workload come from the seed; what the processes do in
+between is theirs. After the faults every task must end, and `tests/harness/history.py` checks each promise against the
+streams, each follower against the log, and the projection against both.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,37 +45,36 @@ def text_of(outcome: Outcome) -> str:
     return "\n".join(lines + [f"    {text}" for text in outcome.violations[:VIOLATIONS_SHOWN]])
 
 
-def page_of(outcomes: Sequence[Outcome], cases: Sequence[Case], command: str) -> str:
-    """The whole page, Markdown."""
-    lines = [
-        "# Torture: the last report",
-        "",
-        f"Written by `{command}`; never edited by hand. Faults and workload come from the seed; what the processes do in",
-        "between is theirs. After the faults every task must end, and `tests/harness/history.py` checks each promise",
-        "against the streams, each follower against the log, and the projection against both.",
-        f"Machine: {platform.machine()}, Python {platform.python_version()}, all processes on two shared cores.",
-    ]
+def page_of(outcomes: Sequence[Outcome], cases: Sequence[Case], command: str, *, previous: str = "") -> str:
+    """The whole page, Markdown: a section a kind of run, those that were not run this time as they were."""
+    sections = _sections(previous)
     for outcome in outcomes:
-        lines += [
-            "",
-            f"## {outcome.kind.capitalize()}: {outcome.minutes:g} minutes, seed {outcome.seed}",
-            "",
-            *_table(outcome),
-        ]
+        title = outcome.kind.capitalize()
+        sections[title] = [*_told(command), *_table(outcome)]
     if cases:
-        lines += [
-            "",
-            "## Fault tests at their full counts (`TORTURE=1`)",
-            "",
-            "| test | outcome | seconds |",
-            "|---|---|---:|",
-        ]
-        lines += [f"| {case.name} | {case.outcome} | {case.took_s:.1f} |" for case in cases]
-    return "\n".join(lines) + "\n"
+        rows = [f"| {case.name} | {case.outcome} | {case.took_s:.1f} |" for case in cases]
+        sections[COUNTS] = [*_told(command), "| test | outcome | seconds |", "|---|---|---:|", *rows]
+    lines = [HEADER]
+    for title in (ONE, THREE, COUNTS):
+        if title in sections:
+            lines += [f"## {title}", "", *sections[title], ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _sections(page: str) -> dict[str, list[str]]:
+    """The sections of a page by their titles."""
+    parts = [part.strip("\n").split("\n") for part in page.split("\n## ")[1:]]
+    return {part[0]: part[2:] for part in parts}
+
+
+def _told(command: str) -> list[str]:
+    machine = f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    return [f"`{command}` ({machine}, shared with other work)", ""]
 
 
 def _table(outcome: Outcome) -> list[str]:
     rows = [
+        ("faults for", f"{outcome.minutes:g} minutes, seed {outcome.seed}"),
         ("**violations**", f"**{len(outcome.violations)}**"),
         ("faults injected", str(sum(outcome.faults.values()))),
         *((f"· {name}", str(count)) for name, count in sorted(outcome.faults.items())),
