@@ -7,6 +7,7 @@ delivered again.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,8 +44,20 @@ def worker(
     asyncio.run(_serve(load_runner(target, Path.cwd())))
 
 
+def _settle_garbage() -> None:
+    """Let the collector leave alone what is loaded by now, and look less often at what a task leaves.
+
+    With LangGraph loaded, a full collection takes about 0.2 s; measured on no-op tasks, the process spent a fifth of
+    its CPU on collections that found nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
 async def _serve(runner: Runner) -> None:
     """Run it, and stop it on a signal: in order at the first, at once at the second."""
+    _settle_garbage()
     from cas_events.runner.shutdown import end_process  # noqa: PLC0415 - see the package's docstring
 
     loop, heard = asyncio.get_running_loop(), list[signal.Signals]()

@@ -211,6 +211,7 @@ class Execution:
 
     def _make_telemetry(self) -> Telemetry:
         """Made when the agent first emits something; many never do."""
+        storage = self._place.keeper.storage  # By way of self it would be a cycle.
         self._telemetry = Telemetry(
             encoder=self.encoder,
             names=self._place.names,
@@ -220,7 +221,7 @@ class Execution:
             indexes=self.indexes,
             loop=self._loop,
             spawn=self._place.spawn,
-            is_blocked=lambda: self._place.keeper.storage.is_tight,
+            is_blocked=lambda: storage.is_tight,
             limits=self._place.limits,
         )
         if self._phase is _Phase.ENDING:

@@ -73,8 +73,8 @@ class Intake:
         self._scarce_until_s = 0.0
         self._is_open = False
         tasks = sum(source.kind == "task" for source in sources)
-        # All idle agents together reserve at most half of the places.
-        self._appetite_min = max(1, min(APPETITE_IDLE_MAX, desk.places // (2 * max(tasks, 1))))
+        # All idle agents together, their wakes included, reserve at most a quarter of the places.
+        self._appetite_min = max(1, min(APPETITE_IDLE_MAX, desk.places // (8 * max(tasks, 1))))
         self.is_pulling = True
         self.is_hungry = False
 
