@@ -414,7 +414,11 @@ def cancels_are_final(history: History) -> Complaints:
 
 
 def follower_saw_everything(history: History, task: str, seen: Sequence[Event]) -> Complaints:
-    """A follower saw each stored event once and in order; only the tail of an overtaken attempt may lack."""
+    """A follower saw each stored event once and in order.
+
+    What may lack is the tail of an overtaken attempt, and outputs stored only after the task's end, which waits 5 s for
+    them at most (PROTOCOL section 4).
+    """
     keys = [(event.attempt, event.index) for event in seen]
     complaints = [
         f"follower of {task}: {after} after {before}"
@@ -429,7 +433,10 @@ def follower_saw_everything(history: History, task: str, seen: Sequence[Event]) 
     end = max((key for key, r in stored.items() if r.event.is_terminal), default=None)
     for key in sorted(stored.keys() - set(keys)):
         is_tail = key[0] in overtaken and stored[key].time_ns > overtaken[key[0]]
-        if not is_tail and (end is None or key <= end):
+        is_late = (
+            end is not None and stored[key].class_ == "output" and stored[key].time_ns > stored[end].time_ns
+        )
+        if not (is_tail or is_late) and (end is None or key <= end):
             complaints.append(f"follower of {task}: {stored[key].name} was not seen")
     return complaints
 
