@@ -112,10 +112,9 @@ class LiveHub:
 
     def _dispatch(self, message: Message) -> None:
         _, agent_id, task_id = message.subject.rsplit(".", 2)
+        # The same id may have been used for another agent, and rejected there.
         for follower in tuple(self._followers.get(task_id, ())):
-            if (
-                follower.agent_id == agent_id
-            ):  # The same id may have been used for another agent, and rejected there.
+            if follower.agent_id == agent_id:
                 follower.receive(message)
 
     def _all(self) -> list[Follower]:

@@ -8,23 +8,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-
-import pytest
 
 from cas_events import Client, Task
 from cas_events.domain.events import LIFECYCLE_TYPES, Event
-from tests.harness.processes import RunnerProcess, lines, serving, settings
+from tests.harness.processes import RunnerProcess, lines, serving
 from tests.harness.wait import until, until_async
 
 LEASE_S = 2.0
-
-
-@pytest.fixture
-async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
-    async with Client(settings=settings(nats_server.url, deployment)) as client:
-        yield client
 
 
 async def lifecycle(cas: Client, task_id: str) -> list[str]:

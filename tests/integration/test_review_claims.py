@@ -8,33 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cas_events import Client, Runner, TaskContext
+from cas_events import Client, TaskContext
 from cas_events.domain.retry import RetryPolicy
 from cas_events.runner.intake import Intake
-from tests.harness import own_runner
 from tests.harness.own_runner import LEASE_S, lifecycle, names_of, noop, running, send_raw
-from tests.harness.processes import serving, settings
+from tests.harness.processes import serving
 from tests.harness.wait import until, until_async
-
-
-@pytest.fixture
-async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
-    async with Client(settings=settings(nats_server.url, deployment)) as client:
-        yield client
-
-
-@pytest.fixture
-def make_runner(nats_server, deployment: str):
-    def make(**options: Any) -> Runner:
-        return own_runner.make_runner(nats_server.url, deployment, **options)
-
-    return make
 
 
 async def test_a_second_use_of_an_id_does_not_take_the_lease_of_the_first(cas: Client, make_runner) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,10 @@ import pytest
 from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 
-from cas_events import Client, Runner, TaskContext
-from tests.harness import own_runner
+from cas_events import Client, TaskContext
 from tests.harness.own_runner import LEASE_S, lifecycle, names_of, noop, running
-from tests.harness.processes import serving, settings
+from tests.harness.processes import serving
 from tests.harness.wait import until, until_async
-
-
-@pytest.fixture
-async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
-    async with Client(settings=settings(nats_server.url, deployment)) as client:
-        yield client
-
-
-@pytest.fixture
-def make_runner(nats_server, deployment: str):
-    def make(**options: Any) -> Runner:
-        return own_runner.make_runner(nats_server.url, deployment, **options)
-
-    return make
 
 
 async def test_a_large_answer_to_nothing_is_settled(cas: Client, make_runner) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,12 +18,6 @@ from cas_events.errors import NotConnectedError
 from tests.harness.own_runner import make_runner, noop, running, send_raw
 from tests.harness.processes import settings
 from tests.harness.wait import until
-
-
-@pytest.fixture
-async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
-    async with Client(settings=settings(nats_server.url, deployment)) as client:
-        yield client
 
 
 async def append(
