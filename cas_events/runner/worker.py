@@ -137,7 +137,7 @@ class Runner:
         if asyncio.iscoroutinefunction(agent):
             self.agent(agent_id, **options)(agent)
             return
-        from cas_events.runner.langgraph import graph_agent  # noqa: PLC0415 - Only graphs pay for LangGraph.
+        from cas_events.runner.graphs import graph_agent  # noqa: PLC0415 - Only graphs pay for LangGraph.
 
         self.agent(agent_id, **options)(graph_agent(agent))
 
