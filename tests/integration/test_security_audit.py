@@ -17,12 +17,12 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cas_events.agents.echo import EchoFailedError, echo
+from cas_events.agents.process import run_module
 from cas_events.agents.security_audit.engineer import engineer
-from cas_events.agents.security_audit.files import list_tree
 from cas_events.agents.security_audit.graph import build_security_audit
-from cas_events.agents.security_audit.process import run_module
 from cas_events.agents.security_audit.scanners import RUFF, Scan, Scanner, scan
 from cas_events.agents.security_audit.security import security
+from cas_events.agents.tree import list_tree
 from cas_events.domain.limits import LOG_BURST, LOG_PER_S
 from cas_events.errors import InvalidCommandError, PathNotFoundError, ToolFailedError
 from cas_events.runner.context import DONE, Awaitable, TaskContext, task_scope

@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "runner": (("cas_events.runner",), CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
     "client": (CLIENT, CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
     "projections": (("projections",), CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
-    "agents": (("cas_events.agents",), CORE | {"package", "domain", "runner"}),
+    "agents": (("cas_events.agents",), CORE | {"package", "settings", "server", "domain", "runner"}),
     "cli": (("cas_events.cli", "cas_events.__main__"), set()),
     "package": (("cas_events",), CORE | {"settings", "domain", "wire", "jetstream", "runner", "client"}),
 }
@@ -43,6 +43,7 @@ DOORS = {
     "langchain_core": ("cas_events.jetstream", "cas_events.runner", "cas_events.agents"),
     "typer": ("cas_events.cli",),
     "rich": ("cas_events.cli",),
+    "langchain": ("cas_events.agents.model",),
 }
 
 

@@ -15,19 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cas_events.agents.security_audit.diffs import existing, split, within
-from cas_events.agents.security_audit.files import (
-    BATCH_CONTENT_BYTES,
-    BATCH_FILES,
-    BATCH_PATH_BYTES,
-    FILE_BYTES_MAX,
-    Problem,
-    SourceFile,
-    Tree,
-    batches,
-    list_tree,
-    resolve_root,
-    shown_path,
-)
 from cas_events.agents.security_audit.findings import (
     SEVERITIES,
     TOOLS,
@@ -42,8 +29,6 @@ from cas_events.agents.security_audit.report import (
     AuditInput,
     ProposedDiff,
     ScanReport,
-    read_input,
-    to_json_value,
 )
 from cas_events.agents.security_audit.scanners import (
     BANDIT,
@@ -54,6 +39,20 @@ from cas_events.agents.security_audit.scanners import (
     ruff_severity,
 )
 from cas_events.agents.security_audit.tally import Tally
+from cas_events.agents.tree import (
+    BATCH_CONTENT_BYTES,
+    BATCH_FILES,
+    BATCH_PATH_BYTES,
+    FILE_BYTES_MAX,
+    Problem,
+    SourceFile,
+    Tree,
+    batches,
+    list_tree,
+    resolve_root,
+    shown_path,
+)
+from cas_events.agents.values import read_input, to_json_value
 from cas_events.errors import InvalidCommandError, PathNotFoundError, ToolsMissingError
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cas_events.agents.security_audit.process import WORKING_FOLDER, run_module
+from cas_events.agents.process import WORKING_FOLDER, run_module
 from cas_events.agents.security_audit.report import ProposedDiff
 from cas_events.agents.security_audit.scanners import DEADLINE_PER_FILE_S, DEADLINE_S
 from cas_events.errors import ToolFailedError

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from cas_events.agents.progress import Progress
 from cas_events.agents.security_audit.diffs import existing, propose, within
-from cas_events.agents.security_audit.files import BATCH_FILES
 from cas_events.agents.security_audit.findings import merge
 from cas_events.agents.security_audit.remediation import remediation
 from cas_events.agents.security_audit.report import (
@@ -20,11 +20,10 @@ from cas_events.agents.security_audit.report import (
     AuditResult,
     ProposedDiff,
     ScanReport,
-    read_input,
-    to_json_value,
 )
 from cas_events.agents.security_audit.scanners import RUFF, require_tools
-from cas_events.agents.security_audit.security import Progress
+from cas_events.agents.tree import BATCH_FILES
+from cas_events.agents.values import read_input, to_json_value
 from cas_events.errors import ToolFailedError
 from cas_events.runner.context import TaskContext
 

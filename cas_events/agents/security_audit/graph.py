@@ -11,10 +11,12 @@ from typing import Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
+from cas_events.agents.progress import share
 from cas_events.agents.security_audit.engineer import remediate
-from cas_events.agents.security_audit.report import AuditInput, ScanReport, read_input, to_json_value
-from cas_events.agents.security_audit.security import Progress, scan_path
-from cas_events.runner.context import Awaitable, TaskContext, current_task
+from cas_events.agents.security_audit.report import AuditInput, ScanReport
+from cas_events.agents.security_audit.security import scan_path
+from cas_events.agents.values import read_input, to_json_value
+from cas_events.runner.context import current_task
 
 SECURITY_SHARE = (
     0.9  # of the workflow's time, roughly: scanning reads everything, proposing only what was found
@@ -54,23 +56,14 @@ class AuditState(AuditRequest, AuditAnswer, total=False):
 
 async def _security_node(state: AuditRequest) -> dict[str, Any]:
     ctx = current_task()
-    report = await scan_path(ctx, read_input(AuditInput, state), _share(ctx, 0.0, SECURITY_SHARE))
+    report = await scan_path(ctx, read_input(AuditInput, state), share(ctx, 0.0, SECURITY_SHARE))
     return {"report": to_json_value(report)}
 
 
 async def _engineer_node(state: AuditState) -> dict[str, Any]:
     ctx = current_task()
     report = read_input(ScanReport, state["report"])
-    return to_json_value(await remediate(ctx, report, _share(ctx, SECURITY_SHARE, 1.0)))
-
-
-def _share(ctx: TaskContext, start: float, end: float) -> Progress:
-    """A node's progress as its part of the workflow's."""
-
-    def progress(fraction: float, message: str) -> Awaitable:
-        return ctx.progress(start + (end - start) * fraction, message)
-
-    return progress
+    return to_json_value(await remediate(ctx, report, share(ctx, SECURITY_SHARE, 1.0)))
 
 
 def build_security_audit() -> CompiledStateGraph[AuditState, None, AuditRequest, AuditAnswer]:

@@ -7,14 +7,12 @@ None has a field for text of the audited files except `ProposedDiff`, and files 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import msgspec
 
-from cas_events.agents.security_audit.files import Problem
 from cas_events.agents.security_audit.findings import Finding
-from cas_events.errors import InvalidCommandError
+from cas_events.agents.tree import Problem
 
 PROBLEMS_MAX = 100
 DIFF_CANDIDATES_MAX = 200
@@ -24,7 +22,6 @@ DIFFS_BYTES_MAX = (
 DIFF_BYTES_MAX = 16 * 1024
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-T = TypeVar("T")
 
 
 class AuditInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,21 +116,3 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
     problems_truncated: int
     duration_s: dict[str, float]
-
-
-def read_input(kind: type[T], value: Mapping[str, Any]) -> T:
-    """A task's input as one of the types of this module.
-
-    Raises:
-        InvalidCommandError: a field is missing or has a wrong type.
-    """
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidCommandError(f"input does not fit: {error}", field="input") from error
-
-
-def to_json_value(value: msgspec.Struct) -> dict[str, Any]:
-    """Plain dicts, lists, strings and numbers: what comes out of JSON, so that storing it changes nothing."""
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    return plain

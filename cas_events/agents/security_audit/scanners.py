@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cas_events.agents.security_audit.files import Problem, SourceFile
+from cas_events.agents.process import run_module
 from cas_events.agents.security_audit.findings import (
     Finding,
     Severity,
@@ -31,7 +31,7 @@ from cas_events.agents.security_audit.findings import (
     is_password_rule,
     weakness_number,
 )
-from cas_events.agents.security_audit.process import run_module
+from cas_events.agents.tree import Problem, SourceFile
 from cas_events.errors import ToolFailedError, ToolsMissingError
 
 DEADLINE_S = (

@@ -11,10 +11,15 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cas_events.agents.security_audit.files import (
+from cas_events.agents.progress import Progress
+from cas_events.agents.security_audit.findings import Finding
+from cas_events.agents.security_audit.report import AuditInput, ScanReport
+from cas_events.agents.security_audit.scanners import SCANNERS, Scan, Scanner, require_tools, scan
+from cas_events.agents.security_audit.tally import Tally
+from cas_events.agents.tree import (
     Problem,
     SourceFile,
     Tree,
@@ -23,20 +28,15 @@ from cas_events.agents.security_audit.files import (
     resolve_root,
     shown_path,
 )
-from cas_events.agents.security_audit.findings import Finding
-from cas_events.agents.security_audit.report import AuditInput, ScanReport, read_input, to_json_value
-from cas_events.agents.security_audit.scanners import SCANNERS, Scan, Scanner, require_tools, scan
-from cas_events.agents.security_audit.tally import Tally
+from cas_events.agents.values import read_input, to_json_value
 from cas_events.domain.limits import LOG_BURST, LOG_PER_S, TokenBucket
 from cas_events.errors import ToolFailedError
-from cas_events.runner.context import Awaitable, TaskContext
+from cas_events.runner.context import TaskContext
 
 FINDINGS_TOLD_MAX = 20_000  # log lines of one audit; more are counted only
 CONCURRENT_BATCHES = min(
     4, os.cpu_count() or 1
 )  # A batch is one process a tool; the slowest two use a core each.
-
-Progress = Callable[[float, str], Awaitable]
 
 _PACE = 0.8  # of the runner's limits, which the audit shares with whatever else the task logs
 

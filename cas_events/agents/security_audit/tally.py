@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from cas_events.agents.security_audit.files import Problem, SourceFile, Tree, shown_path
 from cas_events.agents.security_audit.findings import (
     SEVERITIES,
     TOOLS,
@@ -26,6 +25,7 @@ from cas_events.agents.security_audit.report import (
     FindingCounts,
     ScanReport,
 )
+from cas_events.agents.tree import Problem, SourceFile, Tree, shown_path
 
 ASSERT_IN_TEST = "assert in test code"
 
