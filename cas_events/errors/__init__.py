@@ -1,0 +1,83 @@
+"""The one tree of errors, by section; import them from here.
+
+Every error carries its context as attributes, says in its message what failed, with which value, and what to do,
+and imports nothing from the package. Server errors are told apart by their JetStream error code, never by text.
+"""
+
+from __future__ import annotations
+
+from cas_events.errors.agents import AgentProcessDiedError, AgentProcessError, NonRetryableError
+from cas_events.errors.requests import (
+    AgentUnavailableError,
+    DuplicateTaskError,
+    InvalidCommandError,
+    InvalidHeaderError,
+    InvalidNameError,
+    InvalidSubjectError,
+    NotJsonError,
+    PayloadTooLargeError,
+    TaskNotEndedError,
+    UnknownTaskError,
+)
+from cas_events.errors.root import CasEventsError
+from cas_events.errors.samples import PathNotFoundError, ToolFailedError, ToolsMissingError
+from cas_events.errors.servers import (
+    ConnectionLostError,
+    NoRespondersError,
+    NotConnectedError,
+    NotFoundError,
+    RefusedError,
+    ServerError,
+    ServerFeatureError,
+    ServerNotConfiguredError,
+    ServerStartError,
+    ServerUnreachableError,
+    StoreLockedError,
+    StreamFullError,
+    StreamRewoundError,
+    StreamUnavailableError,
+    TopologyMismatchError,
+    WrongLastSequenceError,
+)
+from cas_events.errors.tables import ProjectionError, QueryError
+from cas_events.errors.wire import BlobError, WireError
+
+__all__ = [
+    "AgentProcessDiedError",
+    "AgentProcessError",
+    "AgentUnavailableError",
+    "BlobError",
+    "CasEventsError",
+    "ConnectionLostError",
+    "DuplicateTaskError",
+    "InvalidCommandError",
+    "InvalidHeaderError",
+    "InvalidNameError",
+    "InvalidSubjectError",
+    "NoRespondersError",
+    "NonRetryableError",
+    "NotConnectedError",
+    "NotFoundError",
+    "NotJsonError",
+    "PathNotFoundError",
+    "PayloadTooLargeError",
+    "ProjectionError",
+    "QueryError",
+    "RefusedError",
+    "ServerError",
+    "ServerFeatureError",
+    "ServerNotConfiguredError",
+    "ServerStartError",
+    "ServerUnreachableError",
+    "StoreLockedError",
+    "StreamFullError",
+    "StreamRewoundError",
+    "StreamUnavailableError",
+    "TaskNotEndedError",
+    "ToolFailedError",
+    "ToolsMissingError",
+    "TopologyMismatchError",
+    "UnknownTaskError",
+    "WireError",
+    "WrongLastSequenceError",
+]
