@@ -16,7 +16,7 @@ import pytest
 from cas_events import Client
 from tests.faults.settled import kinds, settled
 from tests.faults.troublemakers import troubling
-from tests.harness.faults import count
+from tests.harness.patience import count
 from tests.harness.processes import lines, settings
 from tests.harness.wait import until
 

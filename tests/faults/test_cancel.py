@@ -19,7 +19,7 @@ import pytest
 from cas_events import Client
 from tests.faults.settled import kinds, settled
 from tests.faults.troublemakers import Troublemaker, troubling
-from tests.harness.faults import count
+from tests.harness.patience import count
 from tests.harness.pids import stopped_within
 from tests.harness.processes import lines, settings
 from tests.harness.proxy import Proxy

@@ -20,7 +20,8 @@ from cas_events.errors import CasEventsError
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
 from tests.harness.cluster import Cluster
-from tests.harness.faults import IS_TORTURE, Fleet, Load, at_rest, last_for, marks, until_marked
+from tests.harness.faults import Fleet, Load, at_rest, last_for, marks, until_marked
+from tests.harness.patience import IS_TORTURE
 from tests.harness.pids import stopped_within
 from tests.harness.wait import until
 

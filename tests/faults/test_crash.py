@@ -22,7 +22,7 @@ from projections.projector import Projector
 from projections.queries import query_file
 from tests.faults.settled import kinds, settled
 from tests.faults.troublemakers import Troublemaker, troubling
-from tests.harness.faults import count
+from tests.harness.patience import count
 from tests.harness.processes import lines, settings
 from tests.harness.wait import until, until_async
 

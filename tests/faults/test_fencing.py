@@ -14,8 +14,9 @@ from pathlib import Path
 from cas_events import Client
 from cas_events.jetstream.api import JetStream
 from tests.harness import history as promises
-from tests.harness.faults import FaultRunner, Fleet, Load, at_rest, count, last_for, marks, until_marked
+from tests.harness.faults import FaultRunner, Fleet, Load, at_rest, last_for, marks, until_marked
 from tests.harness.history import STARTED, History
+from tests.harness.patience import count
 from tests.harness.pids import stopped_within
 from tests.harness.processes import Process
 from tests.harness.proxy import Proxy

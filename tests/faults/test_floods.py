@@ -1,15 +1,16 @@
 """Floods and size (issue 3, item 9; promise 8): one task's noise is bounded and nobody else's trouble.
 
-Method: a real runner; memory is what the kernel says of its process, latency is that of other tasks in the same
-runner, counts are the log's.
+Method: a real runner; memory is what the kernel says of its process, counts and what went on beside a flood are the
+log's. Latency is compared in torture alone, which has the machine for itself, and its report shows the figures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from cas_events.domain.limits import CLAIM_BYTES_MAX
 from cas_events.errors import PayloadTooLargeError
 from tests.faults.settled import settled
 from tests.faults.troublemakers import troubling
-from tests.harness.faults import count
+from tests.harness.patience import IS_TORTURE, count
 from tests.harness.processes import settings
 
 MEMORY_BYTES = 48 * 1024 * 1024  # what a flood may add to a runner of 80 MB
 TICKS = count(200_000, 1_000_000)
+OTHERS = 5  # tasks that get through beside a flood, at least; some hundred on a quiet machine
 LIMITS = TelemetryLimits()
 
 pytestmark = pytest.mark.timeout(count(120, 1800))
@@ -51,28 +53,37 @@ async def median_latency_s(cas: Client, others: asyncio.Future | None = None, ta
         asked_s = time.monotonic()
         assert (await cas.execute_task("noop")).status == "completed"
         took_s.append(time.monotonic() - asked_s)
-    return sorted(took_s)[len(took_s) // 2]
+    return statistics.median(took_s)
 
 
 async def progress_of(cas: Client, task_id: str) -> list[Event]:
     return [event async for event in cas.replay(task_id=task_id) if event.type == "cas.progress"]
 
 
+def ended_between(tasks: dict[str, list[Event]], task_id: str) -> int:
+    """How many other tasks were completed between the start and the end of this one, as the log orders them."""
+    first, last = tasks[task_id][0].seq, tasks[task_id][-1].seq
+    return sum(first < events[-1].seq < last for task, events in tasks.items() if task != task_id)
+
+
 @pytest.mark.parametrize("agent", ["flood", "thread-flood"])
 async def test_a_flood_of_progress_is_coalesced_and_nobody_elses_trouble(
-    cas: Client, nats_server, deployment: str, agent: str
+    cas: Client,
+    nats_server,
+    deployment: str,
+    agent: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     async with troubling(nats_server.url, deployment, f"noop,{agent}") as process:
-        await median_latency_s(cas)
-        quiet_s, before = await median_latency_s(cas), peak_bytes(process.pid)
-        task = await cas.submit_task(agent, {"ticks": TICKS})
+        quiet_s, before = await median_latency_s(cas, tasks=count(5, 120)), peak_bytes(process.pid)
         began_s = time.monotonic()
-        flooding = asyncio.ensure_future(task.result())
-        flooded_s = await median_latency_s(cas, flooding)
+        task = await cas.submit_task(agent, {"ticks": TICKS})
+        flooded_s = await median_latency_s(cas, asyncio.ensure_future(task.result()))
         took_s = time.monotonic() - began_s
         grown = peak_bytes(process.pid) - before
-        quiet_s = max(quiet_s, await median_latency_s(cas))
-        await settled(nats_server.url, deployment, [task])
+        tasks = await settled(nats_server.url, deployment, [task])
+        if IS_TORTURE:
+            quiet_s = max(quiet_s, await median_latency_s(cas))
 
     events = await progress_of(cas, task.task_id)
     fractions = [event.data["progress"] for event in events]
@@ -80,8 +91,11 @@ async def test_a_flood_of_progress_is_coalesced_and_nobody_elses_trouble(
     assert events[-1].data == {"progress": 1.0, "message": f"tick {TICKS}"}  # the last always arrives
     assert len(events) <= LIMITS.progress_burst + LIMITS.progress_per_s * took_s + 2
     assert grown < MEMORY_BYTES
-    # Not doubled; the rest is one time slice of the scheduler, for machines that do other things beside.
-    assert flooded_s < 2 * quiet_s + 0.005
+    assert ended_between(tasks, task.task_id) >= OTHERS  # and everybody else goes on
+    if IS_TORTURE:  # Not doubled; the rest is one time slice of the scheduler.
+        record_property("latency of others, quiet", f"{1000 * quiet_s:.1f} ms")
+        record_property("latency of others, flooded", f"{1000 * flooded_s:.1f} ms")
+        assert flooded_s < 2 * quiet_s + 0.005
 
 
 async def test_the_rate_is_the_runners_to_set(cas: Client, nats_server, deployment: str) -> None:

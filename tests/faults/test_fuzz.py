@@ -26,7 +26,7 @@ from cas_events.wire.commands import decode_execute
 from cas_events.wire.envelope import decode_event
 from tests.faults.fuzzing import AGENT, Case, make_cases
 from tests.faults.troublemakers import troubling
-from tests.harness.faults import count
+from tests.harness.patience import count
 from tests.harness.processes import settings
 from tests.harness.wait import until_async
 

@@ -14,7 +14,8 @@ import pytest
 from cas_events import Client
 from cas_events.jetstream.connection import Connection
 from cas_events.settings import Settings
-from tests.harness.faults import IS_TORTURE, Fleet, Load, at_rest, count, last_for, marks, until_marked
+from tests.harness.faults import Fleet, Load, at_rest, last_for, marks, until_marked
+from tests.harness.patience import IS_TORTURE, count
 from tests.harness.proxy import Proxy
 from tests.harness.server import NatsServer
 from tests.harness.wait import until

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cas_events import Client
 from cas_events.errors import CasEventsError
-from tests.harness.faults import Fleet, Load, count, last_for, marks
+from tests.harness.faults import Fleet, Load, last_for, marks
+from tests.harness.patience import count
 from tests.harness.server import NatsServer
 from tests.harness.wait import until
 

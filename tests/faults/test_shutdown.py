@@ -17,7 +17,7 @@ from cas_events import Client, Task
 from cas_events.domain.events import Event
 from tests.faults.settled import kinds, settled
 from tests.faults.troublemakers import Troublemaker, troubling
-from tests.harness.faults import count
+from tests.harness.patience import count
 from tests.harness.processes import lines, settings, until_served
 from tests.harness.wait import until
 

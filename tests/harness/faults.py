@@ -6,7 +6,6 @@ The length of a fault is a plain wait and no waiting for a state; everything els
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,8 @@ from tests.harness.history import History, read_history
 from tests.harness.processes import Process, lines
 from tests.harness.wait import until, until_async
 
-# The short form runs in CI; the counts of the promises under faults run in torture.
-IS_TORTURE = os.environ.get("TORTURE", "") not in {"", "0"}
 REST_S = 60.0
 AGENTS = "echo,ticker,failing,workflow,sleeper"
-
-
-def count(short: int, full: int) -> int:
-    """How often to do something: a few times in CI, the full count in torture."""
-    return full if IS_TORTURE else short
 
 
 async def last_for(fault_s: float) -> None:

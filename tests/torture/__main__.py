@@ -91,7 +91,12 @@ def _full_counts(tests: list[str]) -> list[Case]:
         subprocess.run(command, env={**os.environ, "TORTURE": "1"}, check=False)
         found = ET.parse(results).iter("testcase")
         return [
-            Case(f"{case.get('classname')}.{case.get('name')}", _outcome(case), float(case.get("time") or 0))
+            Case(
+                f"{case.get('classname')}.{case.get('name')}",
+                _outcome(case),
+                float(case.get("time") or 0),
+                {str(of.get("name")): str(of.get("value")) for of in case.iter("property")},
+            )
             for case in found
         ]
 

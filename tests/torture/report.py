@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tests.torture.run import Outcome
 
@@ -23,11 +23,12 @@ streams, each follower against the log, and the projection against both.
 
 @dataclass(frozen=True)
 class Case:
-    """One fault test at its full count."""
+    """One fault test at its full count, with what it measured, if it says."""
 
     name: str
     outcome: str
     took_s: float
+    measured: Mapping[str, str] = field(default_factory=dict)
 
 
 def text_of(outcome: Outcome) -> str:
@@ -52,8 +53,7 @@ def page_of(outcomes: Sequence[Outcome], cases: Sequence[Case], command: str, *,
         title = outcome.kind.capitalize()
         sections[title] = [*_told(command), *_table(outcome)]
     if cases:
-        rows = [f"| {case.name} | {case.outcome} | {case.took_s:.1f} |" for case in cases]
-        sections[COUNTS] = [*_told(command), "| test | outcome | seconds |", "|---|---|---:|", *rows]
+        sections[COUNTS] = [*_told(command), *_counted(cases)]
     lines = [HEADER]
     for title in (ONE, THREE, COUNTS):
         if title in sections:
@@ -91,6 +91,14 @@ def _table(outcome: Outcome) -> list[str]:
     if outcome.violations:
         found += ["", *(f"- {text}" for text in outcome.violations[:VIOLATIONS_SHOWN])]
     return found
+
+
+def _counted(cases: Sequence[Case]) -> list[str]:
+    lines = ["| test | outcome | seconds | measured |", "|---|---|---:|---|"]
+    for case in cases:
+        measured = ", ".join(f"{name} {value}" for name, value in case.measured.items())
+        lines.append(f"| {case.name} | {case.outcome} | {case.took_s:.1f} | {measured} |")
+    return lines
 
 
 def _list(counts: Counter[str]) -> str:
