@@ -26,6 +26,7 @@ import msgspec
 
 from cas_events.errors import AgentProcessDiedError, AgentProcessError, CasEventsError, NonRetryableError
 from cas_events.runner.context import DONE, Awaitable, Emitter, TaskContext
+from cas_events.runner.functions import awaitable
 from cas_events.runner.isolation_link import (
     Failure,
     FromChild,
@@ -53,7 +54,9 @@ def runnable(function: AgentFunction, options: AgentOptions, *, grace_s: float) 
         ValueError: it is to be isolated and cannot be.
     """
     if options.get("isolation") != "process" or is_child():
-        return function  # A child that loads the script which started the runner registers in vain.
+        return awaitable(
+            function
+        )  # A child that loads the script which started the runner registers in vain.
     return isolated(function, grace_s=grace_s, non_retryable=options.get("non_retryable", ()))
 
 
@@ -75,7 +78,7 @@ def isolated(
     """An agent function that runs ``function`` in a child process.
 
     Args:
-        function: an async function at the top of a module that a child process can import.
+        function: a function at the top of a module that a child process can import.
         grace_s: the runner's: by then a child that is asked to end has ended.
         non_retryable: error types, of which what the child raised is told by their names.
 
@@ -206,7 +209,7 @@ def _home_of(function: Callable[..., Any]) -> tuple[str, str, dict[str, Any]]:
     if not isfunction(function) or "<" in name:
         raise ValueError(
             f"isolation='process' needs a function that another process can import, and {name!r} is none: "
-            f"write an async function at the top of a module, and call graphs, lambdas and methods in there"
+            f"write a function at the top of a module, and call graphs, lambdas and methods in there"
         )
     module = function.__module__
     if module != "__main__":

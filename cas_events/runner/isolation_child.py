@@ -32,6 +32,7 @@ from cas_events.domain.limits import (
 )
 from cas_events.errors import NonRetryableError, NotJsonError, PayloadTooLargeError
 from cas_events.runner.context import TaskContext, task_scope
+from cas_events.runner.functions import awaitable
 from cas_events.runner.isolation_emitter import CUT_SLACK_BYTES, ORPHANED, ChildEmitter, Outbox
 from cas_events.runner.isolation_link import (
     READ_BYTES,
@@ -85,7 +86,7 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
     try:
         stop.raise_if_asked()
         with task_scope(context):
-            output = await function(context, decode_json(start.input))
+            output = await awaitable(function)(context, decode_json(start.input))
     except BaseException as error:  # Even an agent's SystemExit is only its own failure.
         _leave(outbox, _failure(error))
     _leave(outbox, _result(output))

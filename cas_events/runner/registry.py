@@ -33,6 +33,8 @@ class AgentOptions(TypedDict, total=False):
     isolation: Isolation
     version: str
     schema: dict[str, Any] | None
+    recursion_limit: int | None
+    tokens: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,9 @@ class AgentSpec:
             code does; see `isolation`.
         version: shown with the registration.
         schema: JSON Schema of the input, if the agent has one.
+        recursion_limit: of a graph, how many supersteps a run may take; None for the graph's own, or else 100.
+        tokens: of a graph, whether what its chat models say is published as it comes; a task's own
+            ``metadata.stream_tokens`` wins. It makes the models stream.
 
     Raises:
         InvalidNameError: the name is no token.
@@ -73,6 +78,8 @@ class AgentSpec:
     isolation: Isolation = "none"
     version: str = ""
     schema: dict[str, Any] | None = None
+    recursion_limit: int | None = None
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         require_token("agent", self.agent_id)
@@ -83,6 +90,10 @@ class AgentSpec:
         if self.max_attempts < 1:
             raise ValueError(
                 f"max_attempts of agent {self.agent_id!r} is {self.max_attempts}; it must be 1 or more"
+            )
+        if self.recursion_limit is not None and self.recursion_limit < 1:
+            raise ValueError(
+                f"recursion_limit of agent {self.agent_id!r} is {self.recursion_limit}; it must be 1 or more"
             )
         if self.on_crash not in {"retry", "fail"}:
             raise ValueError(

@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar, Unpack
+from typing import Any
 
 from cas_events.domain.limits import TelemetryLimits
 from cas_events.errors import CasEventsError, ServerError
@@ -41,10 +41,10 @@ from cas_events.runner.cancels import Cancels
 from cas_events.runner.containment import task_factory
 from cas_events.runner.dispatch import Dispatcher
 from cas_events.runner.holds import Desk, Offer, Source
-from cas_events.runner.isolation import require_no_child, runnable
+from cas_events.runner.isolation import require_no_child
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
-from cas_events.runner.registry import AgentFunction, AgentOptions, AgentSpec
+from cas_events.runner.registration import Registrations
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
 from cas_events.runner.workplace import Workplace
 from cas_events.settings import Settings
@@ -63,10 +63,8 @@ AGENT_PLACES_FLEET = 1_000
 THREAD_SWITCH_S = 0.0003
 HANDLERS_DROP_S = 0.2  # what is cancelled and polite is gone at once
 
-F = TypeVar("F", bound=AgentFunction)
 
-
-class Runner:
+class Runner(Registrations):
     """Serves agents: turns commands into events by running their code.
 
     Args:
@@ -90,61 +88,17 @@ class Runner:
         stall_s: float = DEFAULT_STALL_S,
         limits: TelemetryLimits | None = None,
     ) -> None:
+        super().__init__(grace_s=grace_s)
         self._url = url
         self._settings = settings
         self._lease_s = lease_s
-        self._grace_s = grace_s
         self._places = places
         self._stall_s = stall_s
         self._limits = limits or TelemetryLimits()
-        self._agents: dict[str, AgentSpec] = {}
         self._stop: asyncio.Event | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self._threads: AgentThreads | None = None
         self.ready = asyncio.Event()
-
-    # --- saying what is served -------------------------------------------------------------------------------------------
-
-    def agent(self, agent_id: str, **options: Unpack[AgentOptions]) -> Callable[[F], F]:
-        """Serve an async function ``(ctx: TaskContext, input: dict) -> JSON-able value`` as an agent.
-
-        Args:
-            agent_id: the agent's name, a subject token.
-            options: see `AgentSpec`.
-
-        Raises:
-            InvalidNameError: the name is no token.
-            ValueError: an option is out of range, or the name is taken.
-        """
-
-        def register(function: F) -> F:
-            if agent_id in self._agents:
-                raise ValueError(f"agent {agent_id!r} is registered twice")
-            run = runnable(function, options, grace_s=self._grace_s)
-            self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=run, **options)
-            return function
-
-        return register
-
-    def register(self, agent_id: str, agent: Any, **options: Unpack[AgentOptions]) -> None:
-        """Serve a LangGraph graph (compiled or not), or an async function, as an agent.
-
-        Args:
-            agent_id: the agent's name, a subject token.
-            agent: the graph; the object itself is not changed.
-            options: as for `agent`.
-        """
-        if asyncio.iscoroutinefunction(agent):
-            self.agent(agent_id, **options)(agent)
-            return
-        from cas_events.runner.graphs import graph_agent  # noqa: PLC0415 - Only graphs pay for LangGraph.
-
-        self.agent(agent_id, **options)(graph_agent(agent))
-
-    @property
-    def agent_ids(self) -> tuple[str, ...]:
-        """The agents that this runner serves."""
-        return tuple(self._agents)
 
     # --- serving ---------------------------------------------------------------------------------------------------------
 

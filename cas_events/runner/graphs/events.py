@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import var_child_runnable_config
 
 from cas_events.domain import events
 from cas_events.runner.context import TaskContext
 from cas_events.runner.failures import error_members
 
-STREAM_MODES = ("tasks", "custom")
-
 
 class StreamEvents:
-    """Emits the events of one run.
+    """Emits the events of one run; leaving its block emits what it still holds back.
 
     Args:
         context: of the attempt; its progress names the node from here on.
+        tokens: whether to emit chat models' tokens.
+
+    Attributes:
+        modes: the stream modes that it wants to see.
+        callbacks: handlers that the run's config shall carry.
     """
 
-    def __init__(self, context: TaskContext) -> None:
+    def __init__(self, context: TaskContext, *, tokens: bool = False) -> None:
         self._context = context
         context.current_node = current_node
+        self.modes = ("tasks", "custom", "messages") if tokens else ("tasks", "custom")
+        self.callbacks: list[BaseCallbackHandler] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Emit what is held back."""
 
     async def emit(self, kind: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Emit what a stream part says, if it says anything to followers.

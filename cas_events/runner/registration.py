@@ -1,0 +1,79 @@
+"""Saying what a runner serves: functions and graphs by name, each with its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, Unpack
+
+from cas_events.runner.context import TaskContext
+from cas_events.runner.functions import is_agent_function
+from cas_events.runner.isolation import runnable
+from cas_events.runner.registry import AgentOptions, AgentSpec
+
+F = TypeVar("F", bound=Callable[[TaskContext, Any], Any])
+
+
+class Registrations:
+    """The agents of a runner, and how they are added.
+
+    Args:
+        grace_s: how long agent code may take to end when asked to.
+    """
+
+    def __init__(self, *, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._agents: dict[str, AgentSpec] = {}
+
+    def agent(self, agent_id: str, **options: Unpack[AgentOptions]) -> Callable[[F], F]:
+        """Serve a function ``(ctx: TaskContext, input: dict) -> JSON-able value`` as an agent.
+
+        An async one, if it can be: a sync one runs in a thread, which nothing can stop but itself (`functions`).
+
+        Args:
+            agent_id: the agent's name, a subject token.
+            options: see `AgentSpec`.
+
+        Raises:
+            InvalidNameError: the name is no token.
+            ValueError: an option is out of range, or the name is taken.
+            TypeError: the function does not take a context and an input.
+        """
+
+        def register(function: F) -> F:
+            if agent_id in self._agents:
+                raise ValueError(f"agent {agent_id!r} is registered twice")
+            if not is_agent_function(function):
+                raise TypeError(f"agent {agent_id!r}: write it as a function of two arguments, (ctx, input)")
+            run = runnable(function, options, grace_s=self._grace_s)
+            self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=run, **options)
+            return function
+
+        return register
+
+    def register(self, agent_id: str, agent: Any, **options: Unpack[AgentOptions]) -> None:
+        """Serve a LangGraph graph in any form, or a function, as an agent.
+
+        Args:
+            agent_id: the agent's name, a subject token.
+            agent: an agent function ``(ctx, input)``; or a graph: compiled, a builder, or a factory of one. The object
+                itself is not changed.
+            options: as for `agent`.
+
+        Raises:
+            TypeError: it is none of these.
+        """
+        if is_agent_function(agent):
+            self.agent(agent_id, **options)(agent)
+            return
+        from cas_events.runner.graphs import GRAPH_FAULTS, graph_agent  # noqa: PLC0415 - Only graphs pay for LangGraph.
+
+        run = graph_agent(
+            agent, recursion_limit=options.get("recursion_limit"), tokens=options.get("tokens", False)
+        )
+        options["non_retryable"] = (*options.get("non_retryable", ()), *GRAPH_FAULTS)
+        self.agent(agent_id, **options)(run)
+
+    @property
+    def agent_ids(self) -> tuple[str, ...]:
+        """The agents that this runner serves."""
+        return tuple(self._agents)
