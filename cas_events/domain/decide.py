@@ -4,7 +4,8 @@ A delivered command is a hint; the task's last lifecycle event decides. ``decide
 and answers with an action. It reads nothing, knows no clock (``now_s`` is handed in) and makes no ids.
 
 What it leaves to its caller, because it needs another read: whether this process runs the task (adopt the
-delivery), the cancel subject (a stored cancel wins over a claim), and the answers to a listed interrupt.
+delivery), the cancel subject (a stored cancel wins over a claim), the answers to a listed interrupt, and whether a
+resume that answers nothing now has been obeyed before.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def decide(hint: Hint, last: Last | None, *, now_s: float) -> Action:
     if last is None or last.is_foreign:
         return _decide_fresh(hint, lock_seq=last.seq if last else 0)
     if last.is_terminal:
-        return Ack()
+        return _decide_ended(hint, last)
     if last.type not in events.LIFECYCLE_TYPES:
         return Nak(delay_s=None)  # A newer version's event: leave the task to a runner that knows it.
     if last.type == events.INTERRUPTED:
@@ -155,6 +156,12 @@ def _decide_fresh(hint: Hint, *, lock_seq: int) -> Action:
     if hint.kind == "resume":
         return Ack(ignored="the task has not started, so nothing waits for an answer")
     return Claim(expected_seq=lock_seq, attempt=1, tries=1)
+
+
+def _decide_ended(hint: Hint, last: Last) -> Action:
+    if hint.kind == "resume" and last.command_seq != hint.command_seq:
+        return Ack(ignored="the task has ended")
+    return Ack()
 
 
 def _decide_interrupted(hint: Hint, last: Last) -> Action:
@@ -177,8 +184,8 @@ def _is_woken_by(hint: Hint, last: Last) -> bool:
 
 def _decide_governed_by_another(hint: Hint) -> Action:
     # A resume is given one more look, because the read that showed another command may have been stale.
-    if hint.kind == "resume" and hint.delivered == 1:
-        return Nak(delay_s=None)
+    if hint.kind == "resume":
+        return Nak(delay_s=None) if hint.delivered == 1 else Ack(ignored="the task waits for no answer")
     return Ack()
 
 

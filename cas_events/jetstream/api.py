@@ -219,6 +219,14 @@ class JetStream:
         """Stop deliveries until a time (RFC 3339); one in the past resumes."""
         await self.call(f"CONSUMER.PAUSE.{stream}.{consumer}", {"pause_until": until}, timeout_s=timeout_s)
 
+    def forget(self, stream: str, seq: int) -> None:
+        """Ask for a message's removal, without waiting for an answer: for what is of no use to anybody any more.
+
+        Raises:
+            NotConnectedError: nothing was sent.
+        """
+        self.connection.publish(f"{_API}STREAM.MSG.DELETE.{stream}", b'{"seq":%d,"no_erase":true}' % seq)
+
     async def account_info(self, *, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
         """Usage and limits of the account, as raw JSON."""
         answer: dict[str, Any] = msgspec.json.decode(await self.call("INFO", timeout_s=timeout_s))

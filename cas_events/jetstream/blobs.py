@@ -11,6 +11,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import msgspec
@@ -23,6 +24,8 @@ _CHUNK_BYTES = 128 * 1024
 _CHUNKS_IN_FLIGHT = 16  # 2 MiB on their way.
 _HASH_INLINE_BYTES = 256 * 1024  # More is hashed in a thread: a millisecond is what the loop can spare.
 _BATCH_MESSAGES = 64
+# Threads of its own: agent code may hold every thread of the loop's pool for as long as it likes.
+_HASHERS = ThreadPoolExecutor(2, thread_name_prefix="cas-sha256")
 
 logger = logging.getLogger(__name__)
 
@@ -159,4 +162,4 @@ class BlobStore:
 async def _sha256(data: bytes) -> bytes:
     if len(data) <= _HASH_INLINE_BYTES:
         return hashlib.sha256(data).digest()
-    return (await asyncio.to_thread(hashlib.sha256, data)).digest()
+    return (await asyncio.get_running_loop().run_in_executor(_HASHERS, hashlib.sha256, data)).digest()

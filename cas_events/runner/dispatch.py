@@ -149,9 +149,14 @@ class Dispatcher:
                     )
                 self._place.ack(job.delivery)
             case Ack(ignored=reason):
-                if reason:
+                if reason and not await self._was_obeyed(job):
                     await self._ignore(job.delivery, job.spec.agent_id, reason)
                 self._place.ack(job.delivery)
+
+    async def _was_obeyed(self, job: Job) -> bool:
+        """Whether the task was resumed by this very command: its ack was lost, or the answer was found before it came."""
+        told = self._place.ledger.lifecycle(job.spec.agent_id, job.task_id)
+        return any([event.command_seq == job.hint.command_seq async for event in told])
 
     async def _ignore(self, delivery: Delivery, agent_id: str, reason: str) -> None:
         """Leave a trace of a command that answers nothing (PROTOCOL section 2)."""

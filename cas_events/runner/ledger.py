@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cas_events.domain import events
@@ -75,21 +77,29 @@ class Ledger:
             return last_from(decode_event(message.data, seq=message.seq, stream=message.stream), message)
         except WireError as error:
             _log.warning("undecodable lifecycle event subject=%s seq=%d: %s", subject, message.seq, error)
-            return await self._last_decodable(subject, lock_seq=message.seq)
+            return await self._last_decodable(agent_id, task_id, lock_seq=message.seq)
 
-    async def _last_decodable(self, subject: str, *, lock_seq: int) -> Last:
-        """The newest readable event below a foreign one; the foreign one's sequence stays the lock."""
-        known = Last(type="", seq=lock_seq, attempt=0, tries=0, command_seq=0, stored_s=0.0)
+    async def lifecycle(self, agent_id: str, task_id: str) -> AsyncIterator[Last]:
+        """The readable lifecycle events of a task, oldest first; the newest may be missing, since any replica answers."""
+        subject = self._names.lifecycle(agent_id, task_id)
         from_seq, more = 1, True
         while more:
-            messages, more = await self._js.direct_batch(self._names.events, subject, from_seq=from_seq)
+            messages, more = await patiently(
+                partial(self._js.direct_batch, self._names.events, subject, from_seq=from_seq)
+            )
             for message in messages:
                 from_seq = message.seq + 1
                 try:
-                    event = decode_event(message.data, seq=lock_seq, stream=message.stream)
+                    event = decode_event(message.data, seq=message.seq, stream=message.stream)
                 except WireError:
                     continue
-                known = last_from(event, message, seq=lock_seq)
+                yield last_from(event, message)
+
+    async def _last_decodable(self, agent_id: str, task_id: str, *, lock_seq: int) -> Last:
+        """The newest readable event below a foreign one; the foreign one's sequence stays the lock."""
+        known = Last(type="", seq=lock_seq, attempt=0, tries=0, command_seq=0, stored_s=0.0)
+        async for event in self.lifecycle(agent_id, task_id):
+            known = replace(event, seq=lock_seq)
         return known
 
     async def append(
@@ -184,13 +194,13 @@ def _is_temporary(error: RefusedError) -> bool:
     return error.code == _UNAVAILABLE or isinstance(error, StreamFullError)
 
 
-def last_from(event: Event, message: StoredMessage, *, seq: int | None = None) -> Last:
+def last_from(event: Event, message: StoredMessage) -> Last:
     """What the delivery table looks at in a lifecycle event; odd values of foreign writers count as absent."""
     data = event.data
     error = data.get("error")
     return Last(
         type=event.type,
-        seq=message.seq if seq is None else seq,
+        seq=message.seq,
         attempt=event.attempt,
         tries=_number(data.get("tries"), int),
         command_seq=_number(data.get("command_seq"), int),

@@ -24,6 +24,7 @@ from cas_events.domain.limits import (
     TelemetryLimits,
     cut_utf8,
 )
+from cas_events.errors import CasEventsError
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
 from cas_events.runner.budgets import Budgets
@@ -258,6 +259,10 @@ class Telemetry:
         try:
             for blob in blobs:
                 await self._blobs.put(blob)
+        except CasEventsError as error:
+            self._budgets.drop()
+            _log.warning("output not stored task=%s: %s", self._encoder.task_id, error)
+            return
         finally:
             self._budgets.uploaded(sum(map(len, blobs)))
         await self._publisher.room()
@@ -273,13 +278,23 @@ class Telemetry:
         payload = self._encoder.encode(type_, next(self._indexes), time.time_ns(), data)
         self._in_flight[kind] += 1
         self.emitted_s = time.monotonic()
-        self._publisher.send(self._subjects[class_], payload, lambda outcome: self._on_done(kind, outcome))
+        try:
+            self._publisher.send(
+                self._subjects[class_], payload, lambda outcome: self._on_done(kind, outcome)
+            )
+        except CasEventsError as error:  # Nothing went out, and nobody will be told of an outcome.
+            self._on_done(kind, PublishOutcome(reason=str(error)))
 
     def _on_done(self, kind: str, outcome: PublishOutcome) -> None:
         self._in_flight[kind] -= 1
         if outcome.seq is None:
             self._budgets.drop()
-            _log.warning("telemetry refused task=%s err_code=%s", self._encoder.task_id, outcome.err_code)
+            _log.warning(
+                "telemetry refused task=%s err_code=%s: %s",
+                self._encoder.task_id,
+                outcome.err_code,
+                outcome.reason,
+            )
         self._settled.set()
 
     def _say_dropped(self) -> None:

@@ -94,6 +94,9 @@ class Workplace:
         """Acknowledge a delivery; lost with the connection, which only means that it comes again."""
         if self.connection.is_connected:
             self.connection.publish(delivery.reply, ACK)
+            if delivery.stream == self.names.timers:
+                # A wake that has done its work would stay for ever: nothing else ends what `CAS_TIMERS` keeps.
+                self.js.forget(delivery.stream, delivery.seq)
 
     def nak(self, delivery: Delivery, delay_s: float) -> None:
         """Ask for a delivery again after ``delay_s`` seconds."""

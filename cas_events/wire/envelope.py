@@ -150,6 +150,7 @@ def decode_event(data: bytes, *, seq: int, stream: str) -> Event:
         envelope = _decoder.decode(data)
         if envelope.time.tzinfo is None:
             raise WireError(f"{stream} {seq}: time has no offset from UTC")
+        moment = envelope.time.astimezone(UTC)  # At the ends of the calendar an offset leads out of it.
     except RecursionError:
         raise WireError(f"{stream} {seq}: nested deeper than {JSON_DEPTH_MAX} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError) as error:
@@ -163,7 +164,7 @@ def decode_event(data: bytes, *, seq: int, stream: str) -> Event:
         agent_id=envelope.agentid,
         attempt=envelope.attempt,
         index=envelope.index,
-        time=envelope.time.astimezone(UTC),
+        time=moment,
         data=envelope.data,
         seq=seq,
         stream=stream,

@@ -26,7 +26,7 @@ WITH pieces AS (
 ), judged AS (
     SELECT *,
         coalesce(specversion = '"1.0"' AND is_text(id) AND is_text(source) AND type IS NOT NULL
-            AND time IS NOT NULL AND isfinite(time) AND starts_with(data, '{')
+            AND time IS NOT NULL AND time BETWEEN '0001-01-01'::TIMESTAMP AND '9999-12-31 23:59:59.999999'::TIMESTAMP AND starts_with(data, '{')
             AND (body_subject IS NULL OR is_text(body_subject))
             AND (body_agent IS NULL OR is_text(body_agent))
             AND (body_attempt IS NULL OR attempt IS NOT NULL)

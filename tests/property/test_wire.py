@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,3 +162,11 @@ def test_a_bucket_never_gives_more_than_its_rate_and_burst(takes: list[tuple[flo
             given_out += cost
 
     assert given_out <= 5 + 10 * now_s + 1e-6
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-11-22"])
+def test_an_event_outside_of_the_calendar_is_none_of_ours(time: str) -> None:
+    """Found by 100,000 cases of fuzzing: the offset leads out of the years 1 to 9999."""
+    envelope = {"specversion": "1.0", "id": "t.1.0", "source": "s", "type": "cas.task.started", "data": {}}
+    with pytest.raises(WireError, match="S 7"):
+        decode_event(json.dumps({**envelope, "time": time}).encode(), seq=7, stream="S")

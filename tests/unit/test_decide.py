@@ -60,7 +60,11 @@ FRESH = Claim(expected_seq=0, attempt=1, tries=1)
         # started, retrying, resumed of another command
         (hint("execute"), last(events.STARTED, command_seq=OTHER), Ack()),
         (hint("resume"), last(events.STARTED, command_seq=OTHER), Nak(delay_s=None)),
-        (hint("resume", delivered=2), last(events.RETRYING, command_seq=OTHER), Ack()),
+        (
+            hint("resume", delivered=2),
+            last(events.RETRYING, command_seq=OTHER),
+            Ack(ignored="the task waits for no answer"),
+        ),
         (hint("wake"), last(events.RESUMED, command_seq=OTHER), Ack()),
         # started by the same command: ask, and on the owner's death claim the next attempt at the cost of a try
         (
@@ -117,6 +121,14 @@ def test_an_event_of_a_newer_version_is_left_to_a_runner_that_knows_it() -> None
 @pytest.mark.parametrize("terminal", sorted(events.TERMINAL_TYPES))
 def test_nothing_follows_a_terminal_event(kind: str, terminal: str) -> None:
     assert decide(hint(kind), last(terminal), now_s=NOW_S) == Ack()
+
+
+@pytest.mark.parametrize("terminal", sorted(events.TERMINAL_TYPES))
+def test_a_resume_of_a_task_that_has_ended_is_said_unless_it_governed_the_end(terminal: str) -> None:
+    ended = last(terminal, command_seq=OTHER)
+
+    assert decide(hint("resume"), ended, now_s=NOW_S) == Ack(ignored="the task has ended")
+    assert decide(hint("execute"), ended, now_s=NOW_S) == decide(hint("wake"), ended, now_s=NOW_S) == Ack()
 
 
 def test_a_resume_that_answers_nothing_is_acknowledged_and_said() -> None:
