@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from cas_events.domain import events
 
 # A delay up to this is a nak, which keeps its place in the agent's concurrency; a longer one is a schedule
@@ -63,8 +65,7 @@ class Last:
         return self.type in events.TERMINAL_TYPES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a delivery says.
 
     Attributes:
@@ -82,8 +83,7 @@ class Hint:
     delivered: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Append `started`, expecting ``expected_seq`` on the lifecycle subject.
 
     Attributes:

@@ -7,6 +7,7 @@ those of the server's errors.json, and of PROTOCOL.
 from __future__ import annotations
 
 import base64
+import re
 from datetime import datetime
 from typing import Any
 
@@ -214,14 +215,17 @@ def time_ns(text: str) -> int:
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
 
 
+# In the order in which the server writes them, behind whatever headers the message was stored with.
+_DIRECT_PLACE = re.compile(
+    rb"(?s:.*)\r\nNats-Subject: (.*)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: (.*)\r\n"
+)
+
+
 def decode_direct(stream: str, answer: Message) -> StoredMessage:
     """One message of a direct get, whose place and time come in headers."""
-    value = answer.header_value
-    return StoredMessage(
-        stream,
-        int(value("Nats-Sequence") or 0),
-        value("Nats-Subject") or "",
-        time_ns(value("Nats-Time-Stamp") or ""),
-        answer.data,
-        answer.header,
-    )
+    header = answer.header
+    place = _DIRECT_PLACE.match(header)
+    if place is None:
+        raise WireError(f"a direct get's answer does not say what it is: {header[:200]!r}")
+    subject, seq, stamp = place.groups()
+    return StoredMessage(stream, int(seq), subject.decode(), time_ns(stamp.decode()), answer.data, header)

@@ -26,7 +26,6 @@ class PendingRead:
         self._stream = stream
         self._answer = answer
         self._is_direct = is_direct
-        answer.add_done_callback(_look_at)
 
     def __await__(self) -> Generator[Any, None, StoredMessage | None]:
         answer: Message = yield from self._answer
@@ -74,9 +73,3 @@ class DecidingReads:
         api = self._direct if is_direct else self._leader
         answer = self._connection.request(api, query, timeout_s=_TIMEOUT_S)
         return PendingRead(self._stream, answer, is_direct=is_direct)
-
-
-def _look_at(answer: Any) -> None:
-    """Whoever started a read may have lost interest; its failure is then nobody's."""
-    if not answer.cancelled():
-        answer.exception()

@@ -228,6 +228,8 @@ async def _fetch_large(
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Input and metadata themselves; None if a claim check leads nowhere, which has rejected the task."""
     execute = execution.facts.execute
+    if not (is_claim(execute.input) or is_claim(execute.metadata)):
+        return execute.input, execute.metadata
     input_ = await _fetch(place, execution, "input", execute.input)
     if input_ is None:
         return None

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from cas_events.runner.terms import Terms
+from cas_events.runner.registry import Terms
 
 
 class AttemptClock:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from cas_events.domain.commands import Execute
 from cas_events.wire.envelope import EventEncoder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFacts:
+class TaskFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A task, as its execute command describes it.
 
     Attributes:

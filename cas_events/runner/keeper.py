@@ -43,6 +43,9 @@ CLOSE_S = 5.0
 STALL_EXIT_CODE = 75
 RESTART_DELAY_S = 1.0
 RENEWALS_AT_ONCE = 64
+# A pull for each place that becomes free costs the server and this process more than the task that it brings.
+WAKES_FOR_ALL = 8
+WAKE_AFTER_S = 0.002
 
 
 class Keeper:
@@ -87,6 +90,7 @@ class Keeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
         self._renewing: set[asyncio.Task[None]] = set()
+        self._wake_is_due = False
         self.storage = StorageWatch(names, reads)
         self._intake = Intake(
             desk=desk, sources=sources, storage=self.storage, on_offer=on_offer, loop=loop, send=self._publish
@@ -122,7 +126,17 @@ class Keeper:
             raise ServerError("the keeper thread is gone; without it every lease would run out")
 
     def place_freed(self) -> None:
-        """A place is free again; wake the keeper if it was waiting for one."""
+        """A place is free again; wake the keeper if it was waiting for one: for several at a time, but soon."""
+        if not self._intake.is_hungry or self._wake_is_due:
+            return
+        if self._desk.free_places * WAKES_FOR_ALL >= self._desk.places:
+            self._wake()
+        else:
+            self._wake_is_due = True
+            self._main_loop.call_later(WAKE_AFTER_S, self._wake)
+
+    def _wake(self) -> None:
+        self._wake_is_due = False
         if self._intake.is_hungry and self._loop is not None:
             self._intake.is_hungry = False
             with suppress(RuntimeError):  # Its loop is closed: it ends, or starts anew and asks by itself.

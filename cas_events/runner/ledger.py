@@ -20,6 +20,7 @@ from cas_events.domain.decide import HANDOVER, Last
 from cas_events.domain.events import Event
 from cas_events.errors import (
     ConnectionLostError,
+    NotConnectedError,
     RefusedError,
     ServerError,
     StreamFullError,
@@ -142,7 +143,8 @@ class Ledger:
         subject = self._names.lifecycle(agent_id, encoder.task_id)
         while True:
             try:
-                await self.put_blobs(blobs)
+                if blobs:
+                    await self.put_blobs(blobs)
                 return await self.append_bytes(subject, payload, expected_seq=expected_seq)
             except RefusedError as error:
                 if is_held is None or not _is_temporary(error):
@@ -156,9 +158,12 @@ class Ledger:
         """Append an encoded lifecycle event; see `append`."""
         while True:
             try:
-                ack = await patiently_unsent(
-                    lambda: self._js.append(subject, payload, expected_last_seq=expected_seq)
-                )
+                try:
+                    ack = await self._js.append(subject, payload, expected_last_seq=expected_seq)
+                except NotConnectedError:
+                    ack = await patiently_unsent(
+                        lambda: self._js.append(subject, payload, expected_last_seq=expected_seq)
+                    )
                 if not ack.duplicate:
                     return ack.seq
             except (WrongLastSequenceError, ConnectionLostError):

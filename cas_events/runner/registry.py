@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 
+import msgspec
+
 from cas_events.domain.breaker import BreakerPolicy
 from cas_events.domain.retry import RetryPolicy
 from cas_events.domain.tokens import require_token
@@ -17,6 +19,24 @@ CrashPolicy = Literal["retry", "fail"]
 Isolation = Literal["none", "process"]
 
 DEFAULT_MAX_ATTEMPTS = 3
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one task; see `AgentSpec` for each.
+
+    Attributes:
+        timeout_s: bound on one attempt.
+        idle_timeout_s: bound on an attempt's silence.
+        queue_timeout_s: bound on the wait for the first start.
+        max_attempts: bound on tries.
+        retry: how errors are backed off.
+    """
+
+    timeout_s: float | None
+    idle_timeout_s: float | None
+    queue_timeout_s: float | None
+    max_attempts: int
+    retry: RetryPolicy
 
 
 class AgentOptions(TypedDict, total=False):
@@ -59,6 +79,7 @@ class AgentSpec:
         recursion_limit: of a graph, how many supersteps a run may take; None for the graph's own, or else 100.
         tokens: of a graph, whether what its chat models say is published as it comes; a task's own
             ``metadata.stream_tokens`` wins. It makes the models stream.
+        terms: its own bounds, made from the options; those of every task that has none of its own.
 
     Raises:
         InvalidNameError: the name is no token.
@@ -80,8 +101,17 @@ class AgentSpec:
     schema: dict[str, Any] | None = None
     recursion_limit: int | None = None
     tokens: bool = False
+    terms: Terms = field(init=False)
 
     def __post_init__(self) -> None:
+        terms = Terms(
+            timeout_s=self.timeout_s,
+            idle_timeout_s=self.idle_timeout_s,
+            queue_timeout_s=self.queue_timeout_s,
+            max_attempts=self.max_attempts,
+            retry=self.retry,
+        )
+        object.__setattr__(self, "terms", terms)
         require_token("agent", self.agent_id)
         for name in ("timeout_s", "idle_timeout_s", "queue_timeout_s"):
             value = getattr(self, name)

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from cas_events.domain.commands import Execute
 from cas_events.domain.retry import RetryPolicy
-from cas_events.runner.registry import AgentSpec
+from cas_events.runner.registry import AgentSpec, Terms
 
+_NONE_OF_ITS_OWN = (None,) * 5
 RETRY_AFTER_MAX_S = 86_400.0  # an error may ask for a day at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """The bounds of one task; see `AgentSpec` for each.
-
-    Attributes:
-        timeout_s: bound on one attempt.
-        idle_timeout_s: bound on an attempt's silence.
-        queue_timeout_s: bound on the wait for the first start.
-        max_attempts: bound on tries.
-        retry: how errors are backed off.
-    """
-
-    timeout_s: float | None
-    idle_timeout_s: float | None
-    queue_timeout_s: float | None
-    max_attempts: int
-    retry: RetryPolicy
 
 
 def terms_of(spec: AgentSpec, execute: Execute) -> Terms:
     """The task's own word where it has one, the agent's elsewhere."""
+    own = (
+        execute.timeout_s,
+        execute.idle_timeout_s,
+        execute.queue_timeout_s,
+        execute.max_attempts,
+        execute.retry,
+    )
+    if own == _NONE_OF_ITS_OWN:
+        return spec.terms
     return Terms(
         timeout_s=spec.timeout_s if execute.timeout_s is None else execute.timeout_s,
         idle_timeout_s=spec.idle_timeout_s if execute.idle_timeout_s is None else execute.idle_timeout_s,

@@ -237,7 +237,6 @@ class Runner(Registrations):
             self._handle(place, offer), name=offer.delivery.subject
         )
         self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
 
     async def _handle(self, place: Workplace, offer: Offer) -> None:
         """Deal with a delivery; a fault of ours costs this delivery a wait, never the runner."""
@@ -251,6 +250,7 @@ class Runner(Registrations):
             with suppress(ServerError):
                 place.nak(offer.delivery, offer.source.ack_wait_s)
         finally:
+            self._handlers.discard(asyncio.current_task())
             place.desk.finish(offer)
             place.keeper.place_freed()
 

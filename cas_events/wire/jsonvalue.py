@@ -94,7 +94,7 @@ def depth_of(value: Any) -> int:
 
 def may_be_deep(data: bytes) -> bool:
     """Whether a document has enough brackets to be nested too deep: a cheap upper bound."""
-    return data.count(b"[") + data.count(b"{") > JSON_DEPTH_MAX
+    return len(data) > JSON_DEPTH_MAX and data.count(b"[") + data.count(b"{") > JSON_DEPTH_MAX
 
 
 def _find_culprit(value: Any, path: str, *, depth: int) -> None:

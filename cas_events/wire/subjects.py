@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
+
 from cas_events.domain.tokens import is_token
 
 _T = r"[A-Za-z0-9_-]{1,64}"  # a token, as in domain.tokens
@@ -169,8 +171,7 @@ class Names:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class CommandSubject:
+class CommandSubject(msgspec.Struct, frozen=True, gc=False):
     """A command's subject, read: ``kind`` is execute, cancel or resume; ``agent`` is empty for a cancel."""
 
     kind: str
@@ -179,8 +180,7 @@ class CommandSubject:
     interrupt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EventSubject:
+class EventSubject(msgspec.Struct, frozen=True, gc=False):
     """The subject of a task's event, read: ``class_`` is task, step, progress, log or output."""
 
     class_: str
