@@ -47,7 +47,7 @@ class LiveHub:
         self._connection = connection
         self._names = names
         # Weakly: a follower that its user drops is gone, and takes its subscriptions along.
-        self._followers: dict[str, weakref.WeakSet[Follower]] = {}
+        self._followers: dict[str, tuple[weakref.ref[Follower], ...]] = {}
         self._lifecycle: dict[str, tuple[Subscription, ...]] = {}
         self._telemetry: dict[str, tuple[Subscription, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,7 +63,10 @@ class LiveHub:
         """
         if self._is_closed:
             raise NotConnectedError("the client is closed")
-        self._followers.setdefault(follower.task_id, weakref.WeakSet()).add(follower)
+        self._followers[follower.task_id] = (
+            *self._followers.get(follower.task_id, ()),
+            weakref.ref(follower),
+        )
         agent_id = follower.agent_id
         if agent_id not in self._lifecycle:
             self._lifecycle[agent_id] = self._subscribe(self._names.lifecycle(agent_id, "*"))
@@ -75,11 +78,11 @@ class LiveHub:
 
     def remove(self, follower: Follower) -> None:
         """Stop delivering; safe to call twice, and from a finalizer."""
-        followers = self._followers.get(follower.task_id)
-        if followers is not None:
-            followers.discard(follower)
-            if not followers:
-                del self._followers[follower.task_id]
+        # A follower that is being collected is no longer behind its own reference.
+        followers = self._followers.pop(follower.task_id, ())
+        others = tuple([other for other in followers if other() is not None and other() is not follower])
+        if others:
+            self._followers[follower.task_id] = others
         if follower.wants_all and not self._is_followed(follower.agent_id, all_=True):
             for subscription in self._telemetry.pop(follower.agent_id, ()):
                 subscription.unsubscribe()
@@ -113,13 +116,15 @@ class LiveHub:
     def _dispatch(self, message: Message) -> None:
         _, agent_id, task_id = message.subject.rsplit(".", 2)
         # The same id may have been used for another agent, and rejected there.
-        for follower in tuple(self._followers.get(task_id, ())):
-            if follower.agent_id == agent_id:
+        for reference in self._followers.get(task_id, ()):
+            follower = reference()
+            if follower is not None and follower.agent_id == agent_id:
                 follower.receive(message)
 
     def _all(self) -> list[Follower]:
-        # Copies: a follower may be collected, and so removed, at any moment.
-        return [follower for followers in list(self._followers.values()) for follower in list(followers)]
+        # A copy: a follower may be collected, and so removed, at any moment.
+        everybody = [reference() for references in list(self._followers.values()) for reference in references]
+        return [follower for follower in everybody if follower is not None]
 
     def _is_followed(self, agent_id: str, *, all_: bool) -> bool:
         return any(
@@ -137,7 +142,7 @@ class LiveHub:
             await asyncio.sleep(SWEEP_S)
             for reference in known:
                 follower = reference()
-                if follower is not None and follower in self._followers.get(follower.task_id, ()):
+                if follower is not None and reference in self._followers.get(follower.task_id, ()):
                     await _guard(follower.look())  # The server may be away; the sweep must go on.
                 del follower
             for agent_id in [agent for agent in self._lifecycle if not self._is_followed(agent, all_=False)]:

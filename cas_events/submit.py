@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import msgspec
@@ -19,12 +18,12 @@ from cas_events.domain.tokens import require_token
 from cas_events.errors import (
     ConnectionLostError,
     DuplicateTaskError,
+    NotConnectedError,
     RefusedError,
     ServerError,
 )
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
-from cas_events.jetstream.connection import build_header
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import require_small_enough
@@ -32,6 +31,7 @@ from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execu
 from cas_events.wire.subjects import Names
 
 SENDS_MAX = 4
+_NONCE_HEADER = f"NATS/1.0\r\n{SUBMIT_HEADER}: %b\r\n\r\n".encode()
 # How long a client waits for a server that is away: longer than a restart, and than the election of a leader (5 to 10 s).
 PATIENCE_S = 20.0
 
@@ -64,8 +64,7 @@ class TaskOptions(TypedDict, total=False):
     wait_for_runner_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedExecute:
+class PreparedExecute(msgspec.Struct, frozen=True, kw_only=True):
     """An execute command, ready to be sent.
 
     Attributes:
@@ -85,6 +84,9 @@ class PreparedExecute:
     blobs: list[bytes]
 
 
+_MEMBERS = frozenset(TaskOptions.__annotations__) | {"input"}
+
+
 def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOptions) -> PreparedExecute:
     """Validate and encode an execute command; nothing is sent.
 
@@ -98,9 +100,8 @@ def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOption
     members: dict[str, Any] = {**options, "input": {} if input_ is None else input_}
     own_id = members.pop("task_id", None)
     wait_for_runner_s = members.pop("wait_for_runner_s", None) or 0.0
-    unknown = members.keys() - TaskOptions.__annotations__.keys() - {"input"}
-    if unknown:
-        raise TypeError(f"a task has no option {min(unknown)!r}")
+    if not members.keys() <= _MEMBERS:
+        raise TypeError(f"a task has no option {min(members.keys() - _MEMBERS)!r}")
     present = {name: value for name, value in members.items() if value is not None}
     data, blobs = encode_execute(present, claim_bytes=CLAIM_CHECK_BYTES)
     require_small_enough(blobs, "the input", CLAIM_BYTES_MAX)
@@ -175,14 +176,17 @@ async def send_cancel(js: JetStream, names: Names, task_id: str, reason: str, re
 async def _store_once(js: JetStream, names: Names, subject: str, data: bytes) -> tuple[int, bool]:
     """Store a command that its subject admits once: its sequence, and whether the stored one is ours."""
     nonce = os.urandom(12).hex()
-    header = build_header({SUBMIT_HEADER: nonce})
+    header = _NONCE_HEADER % nonce.encode()
     sends = 0
     while True:
         sends += 1
         try:
-            ack = await patiently_unsent(
-                lambda: js.append(subject, data, header=header), give_up_s=PATIENCE_S
-            )
+            try:
+                ack = await js.append(subject, data, header=header)
+            except NotConnectedError:
+                ack = await patiently_unsent(
+                    lambda: js.append(subject, data, header=header), give_up_s=PATIENCE_S
+                )
             if not ack.duplicate:
                 return ack.seq, True
             refusal: ServerError = ConnectionLostError(f"the server took {subject} for a repetition")

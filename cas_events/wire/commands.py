@@ -85,7 +85,10 @@ def encode_execute(members: dict[str, Any], *, claim_bytes: int) -> tuple[bytes,
         InvalidCommandError: the command would be rejected.
     """
     data, blobs = encode_members(members, limit_bytes=claim_bytes)
-    decode_execute(data)
+    input_ = members.get("input")
+    # An object alone has nothing that could be refused, unless it passes itself off as a claim check.
+    if len(members) > 1 or not isinstance(input_, dict) or looks_like_claim(input_):
+        decode_execute(data)
     return data, blobs
 
 
