@@ -1,4 +1,4 @@
-"""Which files of a tree are audited, and what is known about each before a tool reads it.
+"""Which files of a tree an agent reads, and what is known about each before it does.
 
 Owns the walk: no symbolic link below the given path is followed (so no loop and no way out of the tree), only
 regular files are opened, folders that hold other people's code or history are left out, and everything left out is
@@ -111,10 +111,13 @@ def resolve_root(path: str) -> Path:
     return root
 
 
-def list_tree(root: Path, *, files_max: int, stop: threading.Event) -> Tree:
+def list_tree(
+    root: Path, *, files_max: int, stop: threading.Event, suffixes: tuple[str, ...] = ("",)
+) -> Tree:
     """Walk a folder, or take a single file; ``stop`` ends the walk early.
 
-    Files beyond ``files_max`` are counted as skipped (``over_limit``).
+    Files beyond ``files_max`` are counted as skipped (``over_limit``). Of a folder only files whose names end with
+    one of ``suffixes`` are looked at.
     """
     if not os.path.isdir(root):  # noqa: PTH112 - pathlib raises where a closed folder is above
         tree = Tree(root=str(root.parent))
@@ -122,7 +125,8 @@ def list_tree(root: Path, *, files_max: int, stop: threading.Event) -> Tree:
         return tree
     tree = Tree(root=str(root))
     for path in _walk(tree, stop):
-        _add(tree, path, files_max)
+        if path.lower().endswith(suffixes):
+            _add(tree, path, files_max)
     tree.files.sort(key=lambda file: os.fsencode(file.path))
     return tree
 
@@ -188,6 +192,15 @@ def _read(path: str) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("not a regular file")
         return file.read(FILE_BYTES_MAX + 1)
+
+
+def read_text(path: str) -> str:
+    """A listed file as text; bytes that are none are replaced.
+
+    Raises:
+        OSError: it is gone, or no regular file any more.
+    """
+    return _read(path)[:FILE_BYTES_MAX].decode("utf-8-sig", "replace")
 
 
 def _is_utf8(content: bytes) -> bool:

@@ -24,6 +24,7 @@ READY_S = 30.0
 TRY = (
     """cas run echo '{"steps": 5, "delay_s": 0.3}'""",
     """cas run security-audit '{"path": "."}'""",
+    """cas run content-strategy '{"path": "README.md"}'""",
     "cas tasks",
     "cas tail",
     """cas sql "SELECT status, count(*) FROM cas_tasks GROUP BY ALL\"""",
@@ -121,7 +122,7 @@ def _say_up(plan: Plan, stack: Stack, late: list[str], *, json: bool) -> None:
     target = console()
     places = {
         "server": f"{stack.url}, store {plan.settings.home / 'nats'}",
-        "runner": "agents echo, security, engineer, security-audit",
+        "runner": "the sample agents and workflows",
         "projector": f"tables {plan.settings.database_path}",
     }
     target.print("CAS Events is up; Ctrl-C ends it", style="bold green")

@@ -20,7 +20,13 @@ from cas_events.errors.requests import (
     UnknownTaskError,
 )
 from cas_events.errors.root import CasEventsError
-from cas_events.errors.samples import PathNotFoundError, ToolFailedError, ToolsMissingError
+from cas_events.errors.samples import (
+    ModelFailedError,
+    ModelRefusedError,
+    PathNotFoundError,
+    ToolFailedError,
+    ToolsMissingError,
+)
 from cas_events.errors.servers import (
     ConnectionLostError,
     NoRespondersError,
@@ -54,6 +60,8 @@ __all__ = [
     "InvalidHeaderError",
     "InvalidNameError",
     "InvalidSubjectError",
+    "ModelFailedError",
+    "ModelRefusedError",
     "NoRespondersError",
     "NonRetryableError",
     "NotConnectedError",

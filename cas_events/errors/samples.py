@@ -39,3 +39,16 @@ class ToolFailedError(CasEventsError):
         super().__init__(f"{tool} failed: {reason.replace('_', ' ')}" + (f" ({detail})" if detail else ""))
         self.tool = tool
         self.reason = reason
+
+
+class ModelFailedError(CasEventsError):
+    """A chat model did not answer. What its provider said is left out: it may quote a key."""
+
+    def __init__(self, model: str, problem: str, *, status: int | None = None) -> None:
+        super().__init__(f"the model {model} failed: {problem}" + (f" (status {status})" if status else ""))
+        self.model = model
+        self.status = status
+
+
+class ModelRefusedError(ModelFailedError):
+    """A chat model that will not answer as things are: a wrong key, an unknown name."""
