@@ -40,6 +40,7 @@ class Last:
         delay_s: of a `retrying`.
         is_handover: whether a `retrying` is a hand-over, which costs no try.
         interrupts: ids listed by an `interrupted`.
+        timeouts: (id, seconds since the epoch) of the listed ones whose time is bounded.
     """
 
     type: str
@@ -53,6 +54,7 @@ class Last:
     delay_s: float = 0.0
     is_handover: bool = False
     interrupts: tuple[str, ...] = ()
+    timeouts: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_foreign(self) -> bool:
@@ -128,10 +130,14 @@ class AskOwner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadAnswers:
-    """The task is interrupted: look for a stored cancel and stored answers to ``interrupts``, else acknowledge."""
+    """The task is interrupted: look for a stored cancel and stored answers to ``interrupts``, else acknowledge.
+
+    Of ``overdue`` the time is over: if nothing is stored, the default answer is given or the task fails.
+    """
 
     expected_seq: int
     interrupts: tuple[str, ...]
+    overdue: tuple[str, ...] = ()
 
 
 Action = Claim | Ack | Nak | AskOwner | ReadAnswers
@@ -146,7 +152,7 @@ def decide(hint: Hint, last: Last | None, *, now_s: float) -> Action:
     if last.type not in events.LIFECYCLE_TYPES:
         return Nak(delay_s=None)  # A newer version's event: leave the task to a runner that knows it.
     if last.type == events.INTERRUPTED:
-        return _decide_interrupted(hint, last)
+        return _decide_interrupted(hint, last, now_s=now_s)
     if last.command_seq != hint.command_seq and not _is_woken_by(hint, last):
         return _decide_governed_by_another(hint)
     return _decide_governed(last, now_s=now_s)
@@ -164,13 +170,22 @@ def _decide_ended(hint: Hint, last: Last) -> Action:
     return Ack()
 
 
-def _decide_interrupted(hint: Hint, last: Last) -> Action:
-    if hint.kind == "execute":
-        return ReadAnswers(expected_seq=last.seq, interrupts=last.interrupts)
-    if hint.kind == "wake":
+def _decide_interrupted(hint: Hint, last: Last, *, now_s: float) -> Action:
+    if hint.kind == "resume":
+        if hint.interrupt in last.interrupts:
+            return answer(last)
+        if hint.command_seq != last.command_seq:
+            return Ack(ignored="the task does not wait for this interrupt")
+        # It governs the attempt that asks, so nothing else may carry on what was stored before the question.
+    elif hint.kind == "wake" and hint.command_seq != last.command_seq and not last.timeouts:
         return Ack()
-    if hint.interrupt not in last.interrupts:
-        return Ack(ignored="the task does not wait for this interrupt")
+    is_wake = hint.kind == "wake"
+    overdue = tuple(name for name, due_s in last.timeouts if is_wake and due_s <= now_s)
+    return ReadAnswers(expected_seq=last.seq, interrupts=last.interrupts, overdue=overdue)
+
+
+def answer(last: Last) -> Claim:
+    """Take a listed interrupt's answer: the next attempt, which counts its tries anew."""
     return Claim(expected_seq=last.seq, attempt=last.attempt + 1, tries=1, resume=True)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from cas_events.domain.events import AGENT_REGISTERED
+from cas_events.domain.events import AGENT_COMMAND_IGNORED, AGENT_REGISTERED
 from cas_events.errors import WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
@@ -48,6 +49,33 @@ async def append(
         causation_id=causation_id,
     )
     return (await js.append(names.agent_event(agent_id), payload, expected_last_seq=expected_seq)).seq
+
+
+async def ignore(
+    js: JetStream,
+    names: Names,
+    *,
+    agent_id: str,
+    source: str,
+    command: tuple[int, str, bytes],
+    reason: str,
+) -> None:
+    """Leave a trace of a command (sequence, subject, body) that answers nothing (PROTOCOL section 2)."""
+    seq, subject, body = command
+    await append(
+        js,
+        names,
+        AGENT_COMMAND_IGNORED,
+        agent_id=agent_id,
+        source=source,
+        members={
+            "command_seq": seq,
+            "subject": subject,
+            "reason": reason,
+            "raw": base64.b64encode(body).decode(),
+        },
+        causation_id=f"CAS_COMMANDS:{seq}",
+    )
 
 
 async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str) -> None:

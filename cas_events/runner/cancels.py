@@ -18,7 +18,8 @@ from cas_events.errors import InvalidCommandError
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
-from cas_events.runner.claiming import append_for, cancelled_members, stored_cancel
+from cas_events.runner.claiming import append_for, stored_cancel
+from cas_events.runner.endings import cancelled_members
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer
 from cas_events.runner.ledger import LostRaceError

@@ -25,9 +25,12 @@ from cas_events.errors import (
 )
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
+from cas_events.runner import agent_events
+from cas_events.runner.endings import cancelled_members
 from cas_events.runner.execution import Execution
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.jobs import Job
+from cas_events.runner.questions import ask_again
 from cas_events.runner.timers import store_wake
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.claims import is_claim
@@ -43,7 +46,7 @@ CLAIMED_HERE_S = 0.5  # when to look again at a task that another delivery is be
 
 async def claim_and_run(
     place: Workplace, job: Job, claim: Claim, last: Last | None, *, is_first: bool
-) -> None:
+) -> bool:
     """Claim a task and run it to the end of the attempt; or settle it otherwise.
 
     Args:
@@ -53,23 +56,28 @@ async def claim_and_run(
         last: the task's last lifecycle event, if any.
         is_first: a first delivery, for which nothing has been read yet.
 
+    Returns:
+        Whether the delivery is to be decided anew: it is not settled, and the task has an answer to go on with.
+
     Raises:
         LostRaceError: another writer was faster; decide anew.
     """
     if place.is_stopping:
         place.nak(job.delivery, 0.0)  # It has not begun, so it begins elsewhere.
-        return
+        return False
     try:
         execute = decode_execute(job.command)
     except InvalidCommandError as error:
         await _refuse(place, job, claim, await _duplicate_of(place, job) or (error.reason, str(error)))
-        return
+        return False
     if _is_fresh(last) and await _is_not_due(place, job, claim, execute):
-        return
+        return False
     if job.key in place.running:
         # Two answers at once, for example: the claim that is on its way here already goes first.
         place.nak(job.delivery, CLAIMED_HERE_S)
-        return
+        return False
+    if claim.resume and last is not None and await _is_unreadable(place, job, execute, last):
+        return True
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
     place.running[execution.facts.key] = execution
     place.desk.claims.add(execution.facts.key)
@@ -90,8 +98,10 @@ async def claim_and_run(
     if is_open and fetched is not None:
         input_, execution.metadata = fetched
         await execution.run(input_)
-    else:
-        execution.release()
+        job.offer.delivery = execution.delivery  # It may have been delivered again meanwhile.
+        return execution.is_answered
+    execution.release()
+    return False
 
 
 def _is_fresh(last: Last | None) -> bool:
@@ -112,6 +122,27 @@ async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute
         await _refuse(place, job, claim, (EXPIRED, "the log no longer reaches back to this command"))
         return True
     return False
+
+
+async def _is_unreadable(place: Workplace, job: Job, execute: Execute, last: Last) -> bool:
+    """Whether the answer says nothing, which has listed the interrupts again, with the reason."""
+    assert job.answer is not None
+    try:
+        job.answer.value()
+    except WireError as problem:
+        if await stored_cancel(place, job.task_id) is not None:
+            return False  # The claim ends the task.
+        await ask_again(place, job.facts(execute), last, job.answer, str(problem))
+        await ignore(place, job.spec.agent_id, job.answer.command, f"the answer cannot be read: {problem}")
+        return True
+    return False
+
+
+async def ignore(place: Workplace, agent_id: str, command: tuple[int, str, bytes], reason: str) -> None:
+    """Leave a trace of a command (sequence, subject, body) that answers nothing."""
+    await agent_events.ignore(
+        place.js, place.names, agent_id=agent_id, source=place.source, command=command, reason=reason
+    )
 
 
 # --- opening the attempt -------------------------------------------------------------------------------------------------
@@ -159,7 +190,8 @@ async def _open(place: Workplace, job: Job, execution: Execution, last: Last | N
         return False
     lock_seq = execution.claim.expected_seq
     if execution.claim.resume:
-        members = {"interrupt_id": job.hint.interrupt, "value": _resume_value(job)}
+        assert job.answer is not None
+        members = {"interrupt_id": job.answer.interrupt, "value": job.answer.value()}
         lock_seq = await execution.append(events.RESUMED, members, expected_seq=lock_seq)
     started = await execution.append(
         events.STARTED, _started_members(place, execution), expected_seq=lock_seq
@@ -213,14 +245,6 @@ def _started_members(place: Workplace, execution: Execution) -> dict[str, Any]:
         "runner": place.runner_id,
         "resumed": claim.resume or claim.after_resumed,
     }
-
-
-def _resume_value(job: Job) -> Any:
-    try:
-        body = decode_json(job.delivery.data)
-    except WireError:
-        return None
-    return body.get("value") if isinstance(body, dict) else None
 
 
 async def _fetch_large(
@@ -326,8 +350,3 @@ async def stored_cancel(place: Workplace, task_id: str) -> Cancel | None:
     """The task's stored cancel, by a leader read."""
     stored = await place.last_command(place.names.cancel(task_id))
     return None if stored is None else decode_cancel(stored.data)
-
-
-def cancelled_members(cancel: Cancel, *, started: bool) -> dict[str, Any]:
-    """`data` of a `cancelled` event."""
-    return {"reason": cancel.reason, "requested_by": cancel.requested_by, "started": started}

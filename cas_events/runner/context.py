@@ -14,9 +14,12 @@ import threading
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
+
+if TYPE_CHECKING:
+    from cas_events.runner.attempts import Attempt
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -53,6 +56,7 @@ class TaskContext:
         attempt: the epoch, from 1.
         metadata: the caller's own, read-only by convention.
         log: a structlog logger; each line becomes a `cas.log` event.
+        held: the attempt as this process holds it, for adapters of agent frameworks; None outside of its process.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class TaskContext:
         make_emitter: Callable[[], Emitter],
         is_cancelled: Callable[[], bool],
         current_node: Callable[[], str | None] | None = None,
+        held: Attempt | None = None,
     ) -> None:
         self.task_id = task_id
         self.agent_id = agent_id
@@ -75,6 +80,7 @@ class TaskContext:
         self._making = threading.Lock()
         self._is_cancelled = is_cancelled
         self.current_node = current_node
+        self.held = held
         self._log: Any = None
 
     @property

@@ -7,23 +7,23 @@ beside it; what they find is appended right after `started`, before user code ru
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
 
-from cas_events.domain import events
 from cas_events.domain.decide import Ack, Action, AskOwner, Claim, Hint, Last, Nak, ReadAnswers, decide
 from cas_events.errors import ConnectionLostError, NoRespondersError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
-from cas_events.runner import agent_events
-from cas_events.runner.claiming import append_over, cancelled_members, claim_and_run, stored_cancel
+from cas_events.runner.answering import act_on_answers
+from cas_events.runner.claiming import claim_and_run, ignore
 from cas_events.runner.holds import Offer
 from cas_events.runner.jobs import Job
 from cas_events.runner.ledger import LostRaceError
+from cas_events.runner.questions import Answer, was_answered
 from cas_events.runner.registry import AgentSpec
 from cas_events.runner.timers import woken_command
 from cas_events.runner.workplace import Workplace
@@ -55,12 +55,12 @@ class Dispatcher:
         while True:
             action = decide(job.hint, last, now_s=job.now_s)
             try:
-                await self._carry_out(job, action, last, is_first=is_first)
+                if not await self._carry_out(job, action, last, is_first=is_first):
+                    return
             except LostRaceError:
-                is_first = False
-                last = await self._place.ledger.last(job.spec.agent_id, job.task_id)
-            else:
-                return
+                _log.debug("task %s: another writer was faster, deciding anew", job.task_id)
+            is_first = False
+            last = await self._place.ledger.last(job.spec.agent_id, job.task_id)
 
     # --- reading what was delivered ----------------------------------------------------------------------------------------
 
@@ -114,7 +114,8 @@ class Dispatcher:
             interrupt=interrupt,
             delivered=offer.delivery.delivered,
         )
-        return self._job(offer, spec, task_id, hint, command)
+        answer = Answer(interrupt, offer.delivery.data, offer.delivery.seq, offer.delivery.subject)
+        return replace(self._job(offer, spec, task_id, hint, command), answer=answer)
 
     def _job(self, offer: Offer, spec: AgentSpec, task_id: str, hint: Hint, command: StoredMessage) -> Job:
         return Job(
@@ -128,52 +129,36 @@ class Dispatcher:
 
     # --- carrying out --------------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self, job: Job, action: Action, last: Last | None, *, is_first: bool) -> None:
+    async def _carry_out(self, job: Job, action: Action, last: Last | None, *, is_first: bool) -> bool:
+        """Do what the table says; whether the delivery is to be decided anew."""
         match action:
             case Claim():
-                await claim_and_run(self._place, job, action, last, is_first=is_first)
+                return await claim_and_run(self._place, job, action, last, is_first=is_first)
             case AskOwner(runner=runner, fence_seq=fence_seq, then=claim):
                 match await self._ask_owner(job, runner, fence_seq):
                     case "dead":
-                        await claim_and_run(self._place, job, claim, last, is_first=False)
+                        return await claim_and_run(self._place, job, claim, last, is_first=False)
                     case "unsure":
                         self._place.nak(job.delivery, min(ASK_AGAIN_S, max(self._young_for_s(job), 0.05)))
             case Nak(delay_s=delay_s):
                 self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
             case ReadAnswers():
-                # A stored answer comes with its own delivery; a stored cancel is acted on here.
-                cancel = await stored_cancel(self._place, job.task_id)
-                if cancel is not None and last is not None:
-                    await append_over(
-                        self._place, job, last, events.CANCELLED, cancelled_members(cancel, started=True)
-                    )
-                self._place.ack(job.delivery)
+                assert last is not None
+                return await act_on_answers(self._place, job, action, last)
             case Ack(ignored=reason):
-                if reason and not await self._was_obeyed(job):
+                if reason and not await self._is_repetition(job, last):
                     await self._ignore(job.delivery, job.spec.agent_id, reason)
                 self._place.ack(job.delivery)
+        return False
 
-    async def _was_obeyed(self, job: Job) -> bool:
-        """Whether the task was resumed by this very command: its ack was lost, or the answer was found before it came."""
-        told = self._place.ledger.lifecycle(job.spec.agent_id, job.task_id)
-        return any([event.command_seq == job.hint.command_seq async for event in told])
+    async def _is_repetition(self, job: Job, last: Last | None) -> bool:
+        """Whether a resume that answers nothing any more has been taken, and its acknowledgement was lost."""
+        if last is None or not job.hint.interrupt:
+            return False
+        return await was_answered(self._place, job.spec.agent_id, job.task_id, job.hint.interrupt, last)
 
     async def _ignore(self, delivery: Delivery, agent_id: str, reason: str) -> None:
-        """Leave a trace of a command that answers nothing (PROTOCOL section 2)."""
-        await agent_events.append(
-            self._place.js,
-            self._place.names,
-            events.AGENT_COMMAND_IGNORED,
-            agent_id=agent_id,
-            source=self._place.source,
-            members={
-                "command_seq": delivery.seq,
-                "subject": delivery.subject,
-                "reason": reason,
-                "raw": base64.b64encode(delivery.data).decode(),
-            },
-            causation_id=f"CAS_COMMANDS:{delivery.seq}",
-        )
+        await ignore(self._place, agent_id, (delivery.seq, delivery.subject, delivery.data), reason)
 
     async def _ask_owner(self, job: Job, runner: str, fence_seq: int) -> Literal["mine", "dead", "unsure"]:
         """Ask the runner that wrote `started` whether it still holds the task."""

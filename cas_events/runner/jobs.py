@@ -10,6 +10,7 @@ from cas_events.domain.decide import Hint
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer, TaskKey
+from cas_events.runner.questions import Answer
 from cas_events.runner.registry import AgentSpec
 
 
@@ -24,6 +25,7 @@ class Job:
         hint: what the delivery says to the table.
         command: the execute command as delivered or read.
         command_time_ns: when that was stored.
+        answer: to an interrupt, of a resume; None if the delivery is none.
     """
 
     offer: Offer
@@ -32,6 +34,7 @@ class Job:
     hint: Hint
     command: bytes
     command_time_ns: int
+    answer: Answer | None = None
 
     @property
     def delivery(self) -> Delivery:

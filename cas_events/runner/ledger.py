@@ -18,9 +18,11 @@ from typing import Any
 from cas_events.domain import events
 from cas_events.domain.decide import HANDOVER, Last
 from cas_events.domain.events import Event
+from cas_events.domain.interrupts import items_of
 from cas_events.errors import (
     ConnectionLostError,
     NotConnectedError,
+    InvalidCommandError,
     RefusedError,
     ServerError,
     StreamFullError,
@@ -32,6 +34,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.wire.claims import encode_members, require_small_enough
+from cas_events.wire.commands import parse_time
 from cas_events.wire.envelope import EventEncoder, decode_event
 from cas_events.wire.subjects import Names
 
@@ -102,6 +105,22 @@ class Ledger:
         async for event in self.lifecycle(agent_id, task_id):
             known = replace(event, seq=lock_seq)
         return known
+
+    async def history(self, agent_id: str, task_id: str, *, until_seq: int) -> list[Event]:
+        """A task's lifecycle events, oldest first, at least up to the stored one at ``until_seq``."""
+        subject, found, from_seq = self._names.lifecycle(agent_id, task_id), [], 1
+        while from_seq <= until_seq:
+            read = partial(self._js.direct_batch, self._names.events, subject, from_seq=from_seq)
+            messages, _ = await patiently(read)
+            for message in messages:
+                from_seq = message.seq + 1
+                try:
+                    found.append(decode_event(message.data, seq=message.seq, stream=message.stream))
+                except WireError as error:
+                    _log.debug("skipped a foreign message at %d: %s", message.seq, error)
+            if not messages:  # A replica that is behind.
+                await asyncio.sleep(EVIDENCE_PAUSE_S)
+        return found
 
     async def append(
         self,
@@ -203,6 +222,7 @@ def last_from(event: Event, message: StoredMessage) -> Last:
     """What the delivery table looks at in a lifecycle event; odd values of foreign writers count as absent."""
     data = event.data
     error = data.get("error")
+    items = items_of(data) if event.type == events.INTERRUPTED else []
     return Last(
         type=event.type,
         seq=message.seq,
@@ -216,7 +236,8 @@ def last_from(event: Event, message: StoredMessage) -> Last:
         is_handover=event.type == events.RETRYING
         and isinstance(error, dict)
         and error.get("type") == HANDOVER,
-        interrupts=_interrupt_ids(data.get("interrupts")),
+        interrupts=tuple(item["id"] for item in items),
+        timeouts=tuple((item["id"], due_s) for item in items if (due_s := _due_s(item)) is not None),
     )
 
 
@@ -224,7 +245,10 @@ def _number(value: Any, kind: type[int | float]) -> Any:
     return kind(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else kind(0)
 
 
-def _interrupt_ids(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        return ()
-    return tuple(item["id"] for item in value if isinstance(item, dict) and isinstance(item.get("id"), str))
+def _due_s(item: Mapping[str, Any]) -> float | None:
+    """When the time of a listed interrupt is over, in seconds since the epoch."""
+    timeout_at = item.get("timeout_at")
+    try:
+        return parse_time(timeout_at) if isinstance(timeout_at, str) else None
+    except InvalidCommandError:
+        return None

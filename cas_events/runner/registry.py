@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -19,6 +20,13 @@ CrashPolicy = Literal["retry", "fail"]
 Isolation = Literal["none", "process"]
 
 DEFAULT_MAX_ATTEMPTS = 3
+
+
+class _NoDefault(Enum):
+    NO_DEFAULT = "no default answer"
+
+
+NO_DEFAULT = _NoDefault.NO_DEFAULT  # None is an answer
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +53,8 @@ class AgentOptions(TypedDict, total=False):
     timeout_s: float | None
     idle_timeout_s: float | None
     queue_timeout_s: float | None
+    interrupt_timeout_s: float | None
+    interrupt_default: Any
     max_attempts: int
     on_crash: CrashPolicy
     retry: RetryPolicy
@@ -67,6 +77,8 @@ class AgentSpec:
         timeout_s: bound on one attempt, in seconds; None for no bound. A task's own wins.
         idle_timeout_s: bound on an attempt's silence: no event for so long ends it. A task's own wins.
         queue_timeout_s: bound on the wait for the first start; later, the task fails unrun. A task's own wins.
+        interrupt_timeout_s: how long an interrupt waits for its answer; then the task fails, or gets the default answer.
+        interrupt_default: the answer, any JSON value, given to an interrupt whose time is over.
         max_attempts: bound on tries. A task's own wins.
         on_crash: whether a task whose runner died is tried again (``retry``) or failed (``fail``).
         retry: how errors are backed off; what an error itself asks for (`retry_after_s`) wins.
@@ -91,6 +103,8 @@ class AgentSpec:
     timeout_s: float | None = None
     idle_timeout_s: float | None = None
     queue_timeout_s: float | None = None
+    interrupt_timeout_s: float | None = None
+    interrupt_default: Any = NO_DEFAULT
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     on_crash: CrashPolicy = "retry"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -113,7 +127,7 @@ class AgentSpec:
         )
         object.__setattr__(self, "terms", terms)
         require_token("agent", self.agent_id)
-        for name in ("timeout_s", "idle_timeout_s", "queue_timeout_s"):
+        for name in ("timeout_s", "idle_timeout_s", "queue_timeout_s", "interrupt_timeout_s"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} of agent {self.agent_id!r} is {value}; it must be above 0")
