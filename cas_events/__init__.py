@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cas_events.answers import Interrupt, ResumeAnswer
     from cas_events.client import Client
     from cas_events.domain.events import Event
     from cas_events.domain.limits import TelemetryLimits
@@ -38,9 +39,11 @@ _HOMES = {
     "Client": "client",
     "DuplicateTaskError": "errors",
     "Event": "domain.events",
+    "Interrupt": "answers",
     "InvalidCommandError": "errors",
     "NonRetryableError": "errors",
     "NotJsonError": "errors",
+    "ResumeAnswer": "answers",
     "RetryPolicy": "domain.retry",
     "Runner": "runner.worker",
     "Settings": "settings",
@@ -59,9 +62,11 @@ __all__ = [
     "Client",
     "DuplicateTaskError",
     "Event",
+    "Interrupt",
     "InvalidCommandError",
     "NonRetryableError",
     "NotJsonError",
+    "ResumeAnswer",
     "RetryPolicy",
     "Runner",
     "Settings",

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from cas_events import submit
+from cas_events.answers import ResumeAnswer
 from cas_events.domain.events import Event
 from cas_events.errors import UnknownTaskError
 from cas_events.follow import EventStream
@@ -168,6 +169,27 @@ class Client:
         except UnknownTaskError:
             return "unknown_task"
         return await task.cancel(reason, requested_by=requested_by, wait=wait)
+
+    async def resume_task(self, task_id: str, interrupt_id: str, value: Any) -> ResumeAnswer:
+        """Answer a question that a task waits on; whichever runner serves the agent, now or later, takes it from there.
+
+        Args:
+            task_id: the task.
+            interrupt_id: the interrupt's name, as its `interrupted` event lists it.
+            value: the answer, any JSON-able value.
+
+        Returns:
+            ``accepted``: it is stored, and durable. ``already_answered``: the first answer counts. ``not_waiting``:
+            the task does not ask this, or not yet. ``already_finished`` or ``unknown_task``.
+
+        Raises:
+            NotJsonError, PayloadTooLargeError, InvalidNameError: nothing was sent.
+        """
+        try:
+            task = await self.task(task_id)
+        except UnknownTaskError:
+            return "unknown_task"
+        return await task.resume(interrupt_id, value)
 
     # --- the log and the tables ----------------------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 from cas_events import submit
+from cas_events.answers import Interrupt, Questions, ResumeAnswer
 from cas_events.domain.events import TERMINAL_TYPES
 from cas_events.domain.tokens import require_token
 from cas_events.errors import (
@@ -187,6 +188,19 @@ class Task:
                 await patiently(waiter.look)
                 await waiter.wait()
         return "requested" if is_ours else "already_requested"
+
+    async def interrupts(self) -> list[Interrupt]:
+        """What the task waits on now; empty unless it is interrupted."""
+        return await self._questions.open()
+
+    async def resume(self, interrupt_id: str, value: Any) -> ResumeAnswer:
+        """Answer an interrupt; durable once this returns ``accepted``. See `Client.resume_task`."""
+        return await self._questions.answer(interrupt_id, value)
+
+    @property
+    def _questions(self) -> Questions:
+        session = self._session
+        return Questions(session.js, session.names, session.blobs, self.agent_id, self.task_id)
 
     async def again(self, wait_for_runner_s: float) -> submit.PreparedExecute:
         """The command of a new task like this one, which has ended; see `Client.retry_task`."""

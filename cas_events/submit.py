@@ -26,7 +26,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.uuid7 import uuid7
-from cas_events.wire.claims import require_small_enough
+from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execute
 from cas_events.wire.subjects import Names
 
@@ -170,6 +170,30 @@ async def send_cancel(js: JetStream, names: Names, task_id: str, reason: str, re
     body = {"reason": reason, "requested_by": requested_by}
     data = msgspec.json.encode({name: text for name, text in body.items() if text})
     _, is_mine = await _store_once(js, names, names.cancel(task_id), data)
+    return is_mine
+
+
+async def send_answer(
+    js: JetStream, names: Names, blobs: BlobStore, target: tuple[str, str, str], value: Any
+) -> bool:
+    """Store the answer to an interrupt; False if one is stored already.
+
+    Args:
+        js: where to.
+        names: of the deployment.
+        blobs: where a large value goes.
+        target: agent, task and the interrupt's name.
+        value: the answer, JSON-able.
+
+    Raises:
+        NotJsonError: the value has no JSON form.
+        PayloadTooLargeError: it is over the limit for claim checks.
+    """
+    data, large = encode_members({"value": value})
+    require_small_enough(large, "the answer", CLAIM_BYTES_MAX)
+    for blob in large:
+        await patiently(lambda blob=blob: blobs.put(blob), give_up_s=PATIENCE_S)  # type: ignore[misc]
+    _, is_mine = await _store_once(js, names, names.resume(*target), data)
     return is_mine
 
 

@@ -21,8 +21,8 @@ from cas_events.domain.events import Event
 from cas_events.domain.interrupts import items_of
 from cas_events.errors import (
     ConnectionLostError,
-    NotConnectedError,
     InvalidCommandError,
+    NotConnectedError,
     RefusedError,
     ServerError,
     StreamFullError,

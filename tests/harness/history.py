@@ -36,7 +36,7 @@ FOLLOWS: Mapping[str | None, frozenset[str]] = {
     None: TERMINAL - {"cas.task.completed"} | {STARTED},
     STARTED: TERMINAL | {STARTED, RETRYING, INTERRUPTED},
     RETRYING: TERMINAL - {"cas.task.completed"} | {STARTED},
-    INTERRUPTED: TERMINAL - {"cas.task.completed"} | {RESUMED},
+    INTERRUPTED: TERMINAL - {"cas.task.completed"} | {RESUMED, INTERRUPTED},
     RESUMED: TERMINAL - {"cas.task.completed"} | {STARTED},
 }
 DEFAULT_MAX_ATTEMPTS = 3

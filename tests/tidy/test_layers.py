@@ -17,7 +17,9 @@ from tests.tidy.source import Module, dotted, imports, is_within, module_of, mod
 CORE = {"errors"}
 CLIENT = tuple(f"cas_events.{name}" for name in ("client", "replay", "sql_client"))
 # Starting tasks and waiting for them: what clients do, and agents that call others.
-TASKS = tuple(f"cas_events.{name}" for name in ("follow", "lineage", "live", "results", "session", "submit"))
+TASKS = tuple(
+    f"cas_events.{name}" for name in ("answers", "follow", "lineage", "live", "results", "session", "submit")
+)
 LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "errors": (("cas_events.errors",), set()),
     "settings": (("cas_events.settings",), CORE),

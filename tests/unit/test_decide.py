@@ -51,7 +51,31 @@ FRESH = Claim(expected_seq=0, attempt=1, tries=1)
             last(events.INTERRUPTED, interrupts=("a-1",)),
             ReadAnswers(expected_seq=90, interrupts=("a-1",)),
         ),
-        (hint("wake"), last(events.INTERRUPTED, interrupts=("a-1",)), Ack()),
+        (hint("wake", command_seq=OTHER), last(events.INTERRUPTED, interrupts=("a-1",)), Ack()),
+        (
+            hint("wake"),  # it governs the attempt that asks
+            last(events.INTERRUPTED, interrupts=("a-1",)),
+            ReadAnswers(expected_seq=90, interrupts=("a-1",)),
+        ),
+        (
+            hint("wake", command_seq=OTHER),
+            last(
+                events.INTERRUPTED,
+                interrupts=("a-1", "b-1"),
+                timeouts=(("a-1", NOW_S - 1), ("b-1", NOW_S + 1)),
+            ),
+            ReadAnswers(expected_seq=90, interrupts=("a-1", "b-1"), overdue=("a-1",)),
+        ),
+        (
+            hint("execute"),
+            last(events.INTERRUPTED, interrupts=("a-1",), timeouts=(("a-1", NOW_S - 1),)),
+            ReadAnswers(expected_seq=90, interrupts=("a-1",)),
+        ),
+        (
+            hint("resume", interrupt="x-1"),  # its answer began the attempt that asks now
+            last(events.INTERRUPTED, interrupts=("a-1",)),
+            ReadAnswers(expected_seq=90, interrupts=("a-1",)),
+        ),
         (
             hint("resume", interrupt="a-1"),
             last(events.INTERRUPTED, interrupts=("a-1", "b-1"), command_seq=OTHER),
@@ -133,7 +157,9 @@ def test_a_resume_of_a_task_that_has_ended_is_said_unless_it_governed_the_end(te
 
 def test_a_resume_that_answers_nothing_is_acknowledged_and_said() -> None:
     unknown = decide(
-        hint("resume", interrupt="x"), last(events.INTERRUPTED, interrupts=("a-1",)), now_s=NOW_S
+        hint("resume", interrupt="x", command_seq=OTHER),
+        last(events.INTERRUPTED, interrupts=("a-1",)),
+        now_s=NOW_S,
     )
     fresh = decide(hint("resume", interrupt="x"), None, now_s=NOW_S)
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any
 
+from langgraph.errors import GraphDrained, is_invalid_resume
+from langgraph.runtime import RunControl
+
+from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
 from cas_events.runner.graphs.events import StreamEvents
 from cas_events.runner.graphs.opening import AnyPregel, open_graph, settled
+from cas_events.runner.graphs.threads import Thread, open_saver
+from cas_events.runner.questions import DrainedError
 from cas_events.runner.registry import AgentFunction
 
 # LangGraph's own default is 10,007: a graph that goes in circles would write checkpoints for hours.
@@ -32,34 +38,77 @@ def graph_agent(graph: Any, *, recursion_limit: int | None = None, tokens: bool 
     form = settled(graph)
 
     async def run(context: TaskContext, input_: Any) -> Any:
-        config: dict[str, Any] = {
-            "configurable": {"thread_id": context.metadata.get("thread_id") or context.task_id}
-        }
-        async with open_graph(form, config=config) as opened:
-            config["recursion_limit"] = recursion_limit or (opened.config or {}).get(
+        thread = Thread(context)
+        saver = None if context.held is None else await open_saver(context.held)
+        async with open_graph(form, checkpointer=saver, config=thread.config) as opened:
+            thread.config["recursion_limit"] = recursion_limit or (opened.config or {}).get(
                 "recursion_limit", RECURSION_LIMIT
             )
-            return await _run(opened, context, input_, config, tokens=tokens)
+            with StreamEvents(context, tokens=tokens) as emitted:
+                run = _Run(opened, thread, emitted)
+                if context.held is None or opened.checkpointer is False:
+                    return await run.once(input_)
+                return await run.on_thread(context.held, saver, input_)
 
     return run
 
 
-async def _run(
-    graph: AnyPregel, context: TaskContext, input_: Any, config: dict[str, Any], *, tokens: bool
-) -> Any:
-    values: Any = None
-    with StreamEvents(context, tokens=tokens) as emitted:
+class _Run:
+    """One run of an opened graph."""
+
+    def __init__(self, graph: AnyPregel, thread: Thread, emitted: StreamEvents) -> None:
+        self._graph = graph
+        self._thread = thread
+        self._emitted = emitted
+        self._values: Any = None
+        self._asks = False
+
+    async def once(self, input_: Any) -> Any:
+        """Run a graph that wants no checkpoints, from its start to its end."""
+        await self._stream(input_)
+        return _output(self._graph, self._values)
+
+    async def on_thread(self, attempt: Attempt, saver: Any, input_: Any) -> Any:
+        """Run it from where its thread stands to its end or to its next question.
+
+        Raises:
+            TaskInterruptedError: it asks.
+            DrainedError: it stopped between supersteps, because the process shuts down.
+        """
+        beginning = await self._thread.beginning(attempt, self._graph, saver, input_)
+        control = RunControl()
+        attempt.on_drain(lambda: control.request_drain("the runner shuts down"))
+        problem: Exception | None = None
+        try:
+            await self._stream(beginning, control=control, durability="sync")
+        except GraphDrained as drained:
+            raise DrainedError(str(drained)) from drained
+        except Exception as error:
+            if not is_invalid_resume(error):
+                raise
+            problem = error
+        if problem is None and not self._asks:
+            await saver.adelete_thread(self._thread.thread_id)
+            return _output(self._graph, self._values)
+        pending = await self._thread.pending(self._graph)
+        if not pending:
+            raise problem or RuntimeError("the graph was interrupted, and its thread has no interrupt")
+        raise self._thread.interruption(pending, problem)
+
+    async def _stream(self, input_: Any, **options: Any) -> None:
+        emitted = self._emitted
         modes: Any = [*emitted.modes, "values"]
-        settings: Any = {**config, "callbacks": emitted.callbacks}
-        stream: Any = graph.astream(input_, settings, stream_mode=modes, subgraphs=True, version="v2")
+        config: Any = {**self._thread.config, "callbacks": emitted.callbacks}
+        stream: Any = self._graph.astream(
+            input_, config, stream_mode=modes, subgraphs=True, version="v2", **options
+        )
         async with aclosing(stream):  # Whatever ends this early ends the nodes that still run.
             async for part in stream:
                 kind, data, namespace = part["type"], part["data"], part["ns"]
                 if kind != "values":
                     await emitted.emit(kind, data, namespace)
                 elif not namespace:
-                    values = data
-    return _output(graph, values)
+                    self._values, self._asks = data, self._asks or bool(part.get("interrupts"))
 
 
 def _output(graph: AnyPregel, values: Any) -> Any:

@@ -1,0 +1,111 @@
+"""A graph's thread: which one a task runs on, what is stored on it, and what the run begins with.
+
+The input is never applied twice (knowledge: re-sending it after a crash appends it a second time): when the thread's
+newest checkpoint is of this task, the run goes on from there, without input or with the answers that the log holds.
+A run that died before its first checkpoint starts again with the original input. Whose a checkpoint is, is said by
+its metadata, which LangGraph copies from the run's configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, Interrupt
+
+from cas_events.domain.interrupts import Question
+from cas_events.errors import PayloadTooLargeError, WireError
+from cas_events.jetstream.patience import patiently
+from cas_events.runner.attempts import Attempt
+from cas_events.runner.context import TaskContext
+from cas_events.runner.failures import error_members
+from cas_events.runner.graphs.opening import AnyPregel
+from cas_events.runner.questions import TaskInterruptedError
+from cas_events.wire.claims import is_claim
+from cas_events.wire.jsonvalue import decode_json
+
+if TYPE_CHECKING:
+    from cas_events.runner.workplace import Workplace
+
+TASK_RUN = "task_run"
+# Private in LangGraph (`CONFIG_KEY_STRICT_RESUME`), whose version is pinned; a test looks for it. Without it an answer
+# that is given once more goes to the next interrupt.
+STRICT_RESUME = "__pregel_strict_resume"
+
+_memory: dict[str, InMemorySaver] = {}
+
+
+async def open_saver(attempt: Attempt) -> BaseCheckpointSaver[Any]:
+    """The checkpointer of an attempt."""
+    return _memory.setdefault(attempt.place.names.deployment, InMemorySaver())
+
+
+class Thread:
+    """One task's use of a thread.
+
+    Args:
+        context: of the attempt; ``thread_id`` in the task's metadata names a thread that several tasks share.
+
+    Attributes:
+        thread_id: its name.
+        config: of the run.
+    """
+
+    def __init__(self, context: TaskContext) -> None:
+        self.thread_id = str(context.metadata.get("thread_id") or context.task_id)
+        self.config: dict[str, Any] = {
+            "configurable": {"thread_id": self.thread_id, STRICT_RESUME: True},
+            "metadata": {TASK_RUN: context.task_id, "run_id": context.task_id},
+        }
+        self._task_id = context.task_id
+        self._given: dict[str, Any] = {}
+        self._lost: dict[str, str] = {}
+
+    async def beginning(
+        self, attempt: Attempt, graph: AnyPregel, saver: BaseCheckpointSaver[Any], input_: Any
+    ) -> Any:
+        """What to run the graph with: the input, the answers, or nothing, which goes on."""
+        newest = await saver.aget_tuple({"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}})
+        if newest is None or newest.metadata.get(TASK_RUN) != self._task_id:
+            return input_
+        pending = await self.pending(graph)
+        answers = (await attempt.dialogue()).answers if pending else {}
+        for interrupt in pending:
+            if interrupt.id in answers:
+                await self._give(attempt.place, interrupt.id, answers[interrupt.id])
+        return Command(resume=self._given) if self._given else None
+
+    async def _give(self, place: Workplace, id_: str, value: Any) -> None:
+        """Take an answer from the log; a large one is fetched."""
+        if not is_claim(value):
+            self._given[id_] = value
+            return
+        try:
+            limit_bytes = place.limits.claim_bytes_max
+            blob = await patiently(lambda: place.blobs.get(value["sha256"], max_bytes=limit_bytes))
+            self._given[id_] = decode_json(blob)
+        except (WireError, PayloadTooLargeError) as problem:
+            self._lost[id_] = str(problem)
+
+    async def pending(self, graph: AnyPregel) -> tuple[Interrupt, ...]:
+        """The interrupts that wait for an answer, by the thread's newest checkpoint."""
+        config: Any = self.config
+        return (await graph.aget_state(config)).interrupts
+
+    def interruption(self, pending: tuple[Interrupt, ...], problem: Exception | None) -> TaskInterruptedError:
+        """What the task waits on; whatever was answered and is waited on still was refused.
+
+        Args:
+            pending: the interrupts that wait.
+            problem: the graph's own complaint about an answer.
+        """
+        refused = [i.id for i in pending if i.id in self._given or i.id in self._lost]
+        members: dict[str, Any] | None = None
+        if problem is not None:
+            members = error_members(problem, with_traceback=False)
+        elif refused:
+            message = next(iter(self._lost.values()), "the answer was given, and the graph asks again")
+            members = {"type": "InvalidAnswerError", "message": message}
+        questions = [Question(id=i.id, value=i.value, schema=i.response_schema) for i in pending]
+        return TaskInterruptedError(questions, refused=refused, problem=members)
