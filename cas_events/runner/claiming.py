@@ -25,12 +25,11 @@ from cas_events.errors import (
 )
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
-from cas_events.runner import agent_events
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.execution import Execution
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.jobs import Job
-from cas_events.runner.questions import ask_again
+from cas_events.runner.questions import is_readable
 from cas_events.runner.timers import store_wake
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.claims import is_claim
@@ -76,7 +75,11 @@ async def claim_and_run(
         # Two answers at once, for example: the claim that is on its way here already goes first.
         place.nak(job.delivery, CLAIMED_HERE_S)
         return False
-    if claim.resume and last is not None and await _is_unreadable(place, job, execute, last):
+    if (
+        claim.resume
+        and last is not None
+        and not await is_readable(place, job.facts(execute), last, job.answer)
+    ):
         return True
     execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
     place.running[execution.facts.key] = execution
@@ -122,27 +125,6 @@ async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute
         await _refuse(place, job, claim, (EXPIRED, "the log no longer reaches back to this command"))
         return True
     return False
-
-
-async def _is_unreadable(place: Workplace, job: Job, execute: Execute, last: Last) -> bool:
-    """Whether the answer says nothing, which has listed the interrupts again, with the reason."""
-    assert job.answer is not None
-    try:
-        job.answer.value()
-    except WireError as problem:
-        if await stored_cancel(place, job.task_id) is not None:
-            return False  # The claim ends the task.
-        await ask_again(place, job.facts(execute), last, job.answer, str(problem))
-        await ignore(place, job.spec.agent_id, job.answer.command, f"the answer cannot be read: {problem}")
-        return True
-    return False
-
-
-async def ignore(place: Workplace, agent_id: str, command: tuple[int, str, bytes], reason: str) -> None:
-    """Leave a trace of a command (sequence, subject, body) that answers nothing."""
-    await agent_events.ignore(
-        place.js, place.names, agent_id=agent_id, source=place.source, command=command, reason=reason
-    )
 
 
 # --- opening the attempt -------------------------------------------------------------------------------------------------

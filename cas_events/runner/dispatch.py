@@ -19,11 +19,11 @@ from cas_events.errors import ConnectionLostError, NoRespondersError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner.answering import act_on_answers
-from cas_events.runner.claiming import claim_and_run, ignore
+from cas_events.runner.claiming import claim_and_run
 from cas_events.runner.holds import Offer
 from cas_events.runner.jobs import Job
 from cas_events.runner.ledger import LostRaceError
-from cas_events.runner.questions import Answer, was_answered
+from cas_events.runner.questions import Answer, ignore, was_answered
 from cas_events.runner.registry import AgentSpec
 from cas_events.runner.timers import woken_command
 from cas_events.runner.workplace import Workplace

@@ -21,6 +21,7 @@ from cas_events.domain.commands import Cancel
 from cas_events.domain.interrupts import LISTED_MAX, Question, dialogue_of, parse_wire_id, wire_id
 from cas_events.domain.limits import CLAIM_CHECK_BYTES
 from cas_events.errors import WireError
+from cas_events.runner import agent_events
 from cas_events.runner.timers import store_wake
 from cas_events.wire.claims import encode_members
 from cas_events.wire.commands import parse_time
@@ -158,12 +159,33 @@ async def stored_answer(place: Workplace, facts: TaskFacts, names: Sequence[str]
     return Answer(subjects[found.subject], found.data, found.seq, found.subject)
 
 
-async def ask_again(place: Workplace, facts: TaskFacts, last: Last, answer: Answer, problem: str) -> None:
-    """An answer cannot be read: list the same interrupts, that one under a fresh name, with the reason.
+async def is_readable(place: Workplace, facts: TaskFacts, last: Last, answer: Answer | None) -> bool:
+    """Whether an answer can be taken; if not, the interrupts are listed again, with the reason.
 
     Raises:
         LostRaceError: another writer was faster.
     """
+    assert answer is not None
+    try:
+        answer.value()
+    except WireError as problem:
+        if await place.last_command(place.names.cancel(facts.task_id)) is not None:
+            return True  # The claim ends the task.
+        await _ask_again(place, facts, last, answer, str(problem))
+        await ignore(place, facts.agent_id, answer.command, f"the answer cannot be read: {problem}")
+        return False
+    return True
+
+
+async def ignore(place: Workplace, agent_id: str, command: tuple[int, str, bytes], reason: str) -> None:
+    """Leave a trace of a command (sequence, subject, body) that answers nothing."""
+    await agent_events.ignore(
+        place.js, place.names, agent_id=agent_id, source=place.source, command=command, reason=reason
+    )
+
+
+async def _ask_again(place: Workplace, facts: TaskFacts, last: Last, answer: Answer, problem: str) -> None:
+    """List the same interrupts, the one whose answer cannot be read under a fresh name."""
     lifecycle = await place.ledger.history(facts.agent_id, facts.task_id, until_seq=last.seq)
     dialogue = dialogue_of((event.type, event.data) for event in lifecycle if event.seq <= last.seq)
     id_, n = parse_wire_id(answer.interrupt)

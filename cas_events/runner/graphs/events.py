@@ -54,6 +54,8 @@ class StreamEvents:
         members = {"node": task["name"], "path": list(namespace), "step_id": task["id"]}
         if "triggers" in task:
             self._context.emit_step(events.STEP_STARTED, members)
+        elif task.get("interrupts"):
+            return  # It asks; after the answer it starts once more, and may then end.
         elif task.get("error") is None:
             self._context.emit_step(events.STEP_COMPLETED, members)
         else:
