@@ -225,6 +225,7 @@ class Client:
         params: Sequence[object] | Mapping[str, object] = (),
         *,
         wait_for: int = 0,
+        as_of: int | str | None = None,
         timeout_s: float = 15.0,
     ) -> list[dict[str, Any]]:
         """Ask the projector: one read-only statement, answered as a list of rows.
@@ -233,6 +234,7 @@ class Client:
             statement: the SQL.
             params: values for ``?`` and ``$1`` (a sequence), or for ``$name`` (a mapping).
             wait_for: answer only once this `CAS_EVENTS` sequence is in the tables (read your writes).
+            as_of: ask the tables as they were after this sequence, or after the last event stored until this time.
             timeout_s: how long to wait for the answer.
 
         Raises:
@@ -246,6 +248,7 @@ class Client:
             statement,
             params,
             wait_for=wait_for,
+            as_of=as_of,
             timeout_s=timeout_s,
         )
         return answer.dicts()

@@ -22,6 +22,7 @@ async def query(
     *,
     wait_for: int = 0,
     limit: int | None = None,
+    as_of: int | str | None = None,
     timeout_s: float = 20.0,
 ) -> QueryResult:
     """Ask the projector of a deployment.
@@ -33,6 +34,7 @@ async def query(
         params: values for ``?`` and ``$1`` (a sequence), or for ``$name`` (a mapping).
         wait_for: answer only when the tables hold the events up to this sequence.
         limit: rows at most.
+        as_of: a sequence of the event stream, or a time in ISO 8601 (UTC without an offset): the tables as they were then.
         timeout_s: bound of the whole, in seconds.
 
     Raises:
@@ -47,6 +49,8 @@ async def query(
         request["wait_for"] = wait_for
     if limit is not None:
         request["limit"] = limit
+    if as_of is not None:
+        request["as_of"] = as_of
     subject = Names(deployment).sql_service
     try:
         async with asyncio.timeout(timeout_s):

@@ -26,7 +26,7 @@ from projections.statements import script, statements
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the projection; another one means that the tables have to be made anew
+VERSION = 2  # of the projection; another one means that the tables have to be made anew
 
 _EXACT_COMMANDS = ("find_switched", "switch_folds", "switch_tasks")
 _EXACT_EVENTS = (
@@ -88,6 +88,7 @@ class Fold:
         self._connection = store.open_file(path)
         try:
             self._connection.execute(script("schema"))
+            self._connection.execute(script("as_of"))
             self._claim_positions(path)
             self._stage = Stage(self._connection, self._names)
             self._prepare()
@@ -201,6 +202,8 @@ class Fold:
     def _transact(self, reached: Positions, survey: _Survey, letters: list[Letter], *, exact: bool) -> None:
         batch = reached.commands + reached.events  # grows with every batch
         with self._connection.transaction():
+            if reached.events > self.positions.events:
+                self._connection.run("events_store_times")
             if reached.commands > self.positions.commands:
                 self._merge_commands(batch, exact=exact)
             if survey.total or exact:
@@ -247,6 +250,7 @@ class Fold:
     def _store_events(self, survey: _Survey) -> None:
         if survey.total > survey.invalid:
             self._connection.run("events_store")
+            self._connection.run("events_store_more")
         if survey.logs:
             self._connection.run("events_store_logs")
         if survey.agents:

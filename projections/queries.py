@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cas_events.errors import ProjectionError, QueryError
 from cas_events.wire.rows import QueryResult, decode_rows, encode_rows
+from projections.past import AsOf, in_the_past, sequence_of
 from projections.store import Connection, StatementCheck, open_file
 from projections.store import Error as StoreError
 
@@ -93,13 +94,16 @@ class Queries:
         self._running: set[_Running] = set()
         self._closing = False
 
-    async def run(self, sql: str, params: Params = (), *, limit: int | None = None) -> Answer:
+    async def run(
+        self, sql: str, params: Params = (), *, limit: int | None = None, as_of: AsOf = None
+    ) -> Answer:
         """Answer one query.
 
         Args:
             sql: one SELECT.
             params: for its placeholders.
             limit: rows at most; without it the answer must not exceed the limit on rows.
+            as_of: ask the tables as they were then, see `past`.
 
         Raises:
             QueryError: it was refused or failed; ``reason`` says which.
@@ -112,7 +116,7 @@ class Queries:
         finally:
             self._waiting -= 1
         task = _Running()
-        future = _in_thread(lambda: self._answer(task, sql, params, limit))
+        future = _in_thread(lambda: self._answer(task, sql, params, limit, as_of))
         self._running.add(task)
         future.add_done_callback(lambda done: self._ended(task, done))
         return await self._watched(task, future)
@@ -165,14 +169,17 @@ class Queries:
 
     # --- in a reader's thread ----------------------------------------------------------------------------------------
 
-    def _answer(self, task: _Running, sql: str, params: Params, limit: int | None) -> Answer:
+    def _answer(self, task: _Running, sql: str, params: Params, limit: int | None, as_of: AsOf) -> Answer:
         if len(sql) > SQL_BYTES_MAX:
             raise QueryError(f"the statement is over {SQL_BYTES_MAX} characters", reason="syntax")
-        self._statements.check(sql)
+        statement = self._statements.check(sql)
         most = self.limits.rows if limit is None else min(limit, self.limits.rows)
         with self._borrowed() as connection, task.on(connection), connection.snapshot():
-            [(as_of,)] = connection.select(_POSITION, (self._events_stream,), limit=1)[2]
-            columns, types, rows = connection.select(sql, params, limit=most + (limit is None))
+            [(seq,)] = connection.select(_POSITION, (self._events_stream,), limit=1)[2]
+            if as_of is not None:
+                seq = sequence_of(connection, as_of, seq)
+                statement = in_the_past(statement, seq)
+            columns, types, rows = connection.select(statement, params, limit=most + (limit is None))
         if len(rows) > most:
             raise QueryError(
                 f"more than {most} rows; add a LIMIT, or ask for parts by last_seq or seq",
@@ -183,7 +190,7 @@ class Queries:
             raise QueryError(
                 f"more than {self.limits.result_bytes} bytes; ask for less", reason="too_many_rows"
             )
-        return Answer(columns, types, encoded, as_of)
+        return Answer(columns, types, encoded, seq)
 
     @contextmanager
     def _borrowed(self) -> Iterator[Connection]:
@@ -254,7 +261,13 @@ def _timeout(time_s: float) -> QueryError:
 
 
 async def query_file(
-    path: Path, sql: str, params: Params = (), *, limit: int | None = None, limits: Limits | None = None
+    path: Path,
+    sql: str,
+    params: Params = (),
+    *,
+    limit: int | None = None,
+    as_of: AsOf = None,
+    limits: Limits | None = None,
 ) -> QueryResult:
     """Answer one query from the file itself, when no projector has it open.
 
@@ -268,7 +281,7 @@ async def query_file(
     try:
         queries = Queries(file.cursor, events_stream=_events_stream(file, path), limits=limits)
         try:
-            return (await queries.run(sql, params, limit=limit)).decoded()
+            return (await queries.run(sql, params, limit=limit, as_of=as_of)).decoded()
         finally:
             queries.close()
     finally:

@@ -1,6 +1,7 @@
 """SQL over NATS: the micro service on ``<deployment>.svc.sql``.
 
-A request is ``{"sql": "...", "params"?: [...] or {...}, "wait_for"?: <CAS_EVENTS sequence>, "limit"?: n}``, the answer
+A request is ``{"sql": "...", "params"?: [...] or {...}, "wait_for"?: <CAS_EVENTS sequence>, "limit"?: n,
+"as_of"?: <CAS_EVENTS sequence, or a time>}``, the answer
 ``{"columns": [...], "types": [...], "rows": [[...]], "as_of": <CAS_EVENTS sequence>}`` or
 ``{"error": {"reason": "...", "message": "..."}}``. Values are as `results` says. An answer that does not fit into one
 message ends with ``"more": "<token>"``; the request ``{"more": "<token>"}`` brings the next part, of the same shape,
@@ -36,6 +37,7 @@ class Request(msgspec.Struct, frozen=True):
     params: list[Any] | dict[str, Any] = []
     wait_for: int = 0
     limit: int | None = None
+    as_of: int | str | None = None
     more: str = ""
 
 
@@ -88,7 +90,9 @@ class SqlService:
     async def _first_part(self, request: Request) -> bytes:
         if request.wait_for:
             await self._projector.wait_for(request.wait_for, self._queries.limits.time_s)
-        answer = await self._queries.run(request.sql, request.params, limit=request.limit)
+        answer = await self._queries.run(
+            request.sql, request.params, limit=request.limit, as_of=request.as_of
+        )
         return self._parts.keep(list(_parts(answer, self._part_bytes)))
 
 

@@ -180,15 +180,19 @@ class StatementCheck:
         self._parser = duckdb.connect(config={"threads": 1, "enable_external_access": False})
         self._lock = threading.Lock()
 
-    def check(self, sql: str) -> None:
+    def check(self, sql: str) -> str:
         """Refuse what a user may not run. What is let through has still to run in a `Connection.snapshot`.
+
+        Returns:
+            The statement alone, without what ends it.
 
         Raises:
             QueryError: it is no SQL, not exactly one statement, no SELECT, or calls what reaches out of the tables.
         """
         try:
             with self._lock:
-                kinds = [statement.type for statement in self._parser.extract_statements(sql)]
+                statements = self._parser.extract_statements(sql)
+                kinds = [statement.type for statement in statements]
                 if len(kinds) != 1:
                     raise QueryError(f"exactly one statement is allowed, not {len(kinds)}", reason="syntax")
                 if kinds[0] is not duckdb.StatementType.SELECT:
@@ -203,11 +207,23 @@ class StatementCheck:
         if tree["error"]:
             raise QueryError(str(tree.get("error_message")), reason="syntax")
         _check_functions(tree["statements"])
+        return _without_end(statements[0].query)
 
     def close(self) -> None:
         """Close; idempotent."""
         with self._lock:
             self._parser.close()
+
+
+def _without_end(statement: str) -> str:
+    """A statement up to the semicolon that ends it, which a comment may follow."""
+    text = statement.encode()
+    ends = (
+        at
+        for at, kind in duckdb.tokenize(statement)
+        if text[at : at + 1] == b";" and kind == duckdb.token_type.operator
+    )
+    return text[: next(ends, None)].decode()
 
 
 def _check_functions(tree: Any) -> None:

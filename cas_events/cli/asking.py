@@ -48,6 +48,7 @@ async def query(
     *,
     wait_for: int = 0,
     limit: int | None = None,
+    as_of: int | str | None = None,
 ) -> QueryResult:
     """Answer one read-only statement.
 
@@ -58,21 +59,25 @@ async def query(
     from cas_events import sql_client as ask  # noqa: PLC0415 - see the package's docstring
 
     if connection is None:
-        return await _query_file(settings, sql, params, limit)
+        return await _query_file(settings, sql, params, limit, as_of)
     try:
-        return await ask.query(connection, settings.deployment, sql, params, wait_for=wait_for, limit=limit)
+        return await ask.query(
+            connection, settings.deployment, sql, params, wait_for=wait_for, limit=limit, as_of=as_of
+        )
     except ProjectionError as error:
         if isinstance(error, QueryError) or not isinstance(error.__cause__, NoRespondersError):
             raise
         if wait_for or not settings.database_path.exists():
             raise
-        return await _query_file(settings, sql, params, limit)
+        return await _query_file(settings, sql, params, limit, as_of)
 
 
-async def _query_file(settings: Settings, sql: str, params: Sequence[Any], limit: int | None) -> QueryResult:
+async def _query_file(
+    settings: Settings, sql: str, params: Sequence[Any], limit: int | None, as_of: int | str | None
+) -> QueryResult:
     from projections.queries import query_file  # noqa: PLC0415 - see the package's docstring
 
-    answer = await query_file(settings.database_path, sql, params, limit=limit)
+    answer = await query_file(settings.database_path, sql, params, limit=limit, as_of=as_of)
     note(f"no projector runs; read from {settings.database_path} as of sequence {answer.as_of}")
     return answer
 

@@ -141,6 +141,14 @@ def sql(
         int,
         typer.Option("--wait-for", metavar="SEQ", min=0, help="Answer only when the tables hold this event."),
     ] = 0,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            metavar="SEQ|TIME",
+            help="The tables as they were after this event, or after the last one stored until this time (UTC).",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Ask the tables: one read-only statement.
@@ -151,7 +159,7 @@ def sql(
     Example: `cas sql "SELECT status, count(*) FROM cas_tasks GROUP BY ALL"`
     """
     text = sys.stdin.read() if statement == "-" else statement
-    ask(_sql(text, [_param(value) for value in param or []], wait_for, json=json))
+    ask(_sql(text, [_param(value) for value in param or []], wait_for, as_of, json=json))
 
 
 def _param(text: str) -> Any:
@@ -164,10 +172,11 @@ def _param(text: str) -> Any:
         return text
 
 
-async def _sql(statement: str, params: list[Any], wait_for: int, *, json: bool) -> None:
+async def _sql(statement: str, params: list[Any], wait_for: int, as_of: str | None, *, json: bool) -> None:
     settings = Settings.from_env()
+    when = int(as_of) if as_of is not None and as_of.isascii() and as_of.isdigit() else as_of
     async with connected(settings) as connection:
-        answer = await query(settings, connection, statement, params, wait_for=wait_for)
+        answer = await query(settings, connection, statement, params, wait_for=wait_for, as_of=when)
     if json:
         print_json_array(answer.dicts())
     else:

@@ -220,3 +220,14 @@ FROM (
 
 -- name: invalid
 SELECT seq FROM staged_event WHERE NOT valid ORDER BY seq;
+
+-- name: store_times
+-- Before anything is taken out of the staged events: when each of them was stored, whatever it is.
+INSERT INTO cas_event_time_internal SELECT seq, stored_time(time_ns) FROM staged_event;
+
+-- name: store_more
+INSERT INTO cas_event_more_internal
+SELECT seq, dataversion, correlation, parent, nullif(state_key, '')
+FROM staged_event
+WHERE valid AND NOT stored AND (dataversion <> 1 OR state_key <> ''
+    OR status IS NOT NULL AND (correlation IS DISTINCT FROM task_id OR parent IS NOT NULL));

@@ -15,6 +15,7 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.rows import QueryResult, decode_rows, encode_rows
 from projections import admission, handover
 from projections.handover import Handover
+from projections.past import in_the_past
 from projections.statements import script, statements
 from projections.store import StatementCheck
 
@@ -197,3 +198,19 @@ def test_sql_files_have_their_statements() -> None:
     assert "CREATE TABLE IF NOT EXISTS cas_tasks" in script("schema")
     for name in ("commands", "events", "exact", "others"):
         assert all(statements(name).values())
+
+
+@pytest.mark.parametrize(
+    ("sql", "alone"),
+    [
+        ("SELECT 1; -- foo", "SELECT 1"),
+        ("SELECT ';' ;;", "SELECT ';' "),
+        ("SELECT 'é', $$;$$;", "SELECT 'é', $$;$$"),
+        ("SELECT 1 -- b;", "SELECT 1 -- b;"),
+    ],
+)
+def test_checked_statement_can_stand_within_another(sql: str, alone: str) -> None:
+    check = StatementCheck()
+    assert check.check(sql) == alone
+    check.check(in_the_past(alone, 5))
+    check.close()
