@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cas_events.cli import doctor, look, serve, start, tables, up
+from cas_events.cli import doctor, look, resume, serve, start, tables, up
 
 SERVE, START, LOOK = "Serve", "Start and stop tasks", "See what happened"
 
@@ -35,6 +35,7 @@ app.command("worker", rich_help_panel=SERVE)(serve.worker)
 app.command("projector", rich_help_panel=SERVE)(serve.projector)
 app.command("run", rich_help_panel=START)(start.run)
 app.command("retry", rich_help_panel=START)(start.retry)
+app.command("resume", rich_help_panel=START)(resume.resume)
 app.command("cancel", rich_help_panel=START)(start.cancel)
 app.command("tasks", rich_help_panel=LOOK)(tables.tasks)
 app.command("logs", rich_help_panel=LOOK)(look.logs)

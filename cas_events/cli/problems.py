@@ -26,3 +26,11 @@ class TaskNotCompletedError(CasEventsError):
         super().__init__(f"task {task_id} {status}" + (f": {detail}" if detail else ""))
         self.task_id = task_id
         self.status = status
+
+
+class NotResumedError(CasEventsError):
+    """An answer was not stored."""
+
+    def __init__(self, task_id: str, problem: str) -> None:
+        super().__init__(f"task {task_id} is not resumed: {problem}")
+        self.task_id = task_id

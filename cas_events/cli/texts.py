@@ -15,6 +15,7 @@ import msgspec
 
 from cas_events.domain import events
 from cas_events.domain.events import Event
+from cas_events.domain.interrupts import items_of
 
 # C0 and C1 controls but the line feed, and what turns the direction of writing.
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -157,6 +158,17 @@ def _node(event: Event) -> str:
     return one_line(str(event.data.get("node", "")))
 
 
+def questions(event: Event) -> list[tuple[str, str]]:
+    """(name, value as JSON) of what a `cas.task.interrupted` event asks."""
+    return [(item["id"], json_text(item.get("value"))) for item in items_of(event.data)]
+
+
+def _asked(event: Event) -> str:
+    return " ".join(
+        filter(None, [failure_text(event), *(f"{name}={value}" for name, value in questions(event))])
+    )
+
+
 _SUMMARIES: Mapping[str, Callable[[Event], str]] = {
     events.LOG: _log_summary,
     events.PROGRESS: progress_text,
@@ -169,4 +181,6 @@ _SUMMARIES: Mapping[str, Callable[[Event], str]] = {
     events.CANCELLED: failure_text,
     events.REJECTED: failure_text,
     events.RETRYING: failure_text,
+    events.INTERRUPTED: _asked,
+    events.RESUMED: lambda event: f"{event.data.get('interrupt_id')}={json_text(event.data.get('value'))}",
 }

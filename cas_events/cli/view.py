@@ -32,11 +32,13 @@ from cas_events.cli.texts import (
     log_text,
     one_line,
     progress_text,
+    questions,
 )
 from cas_events.domain import events
 from cas_events.domain.events import Event
 
 _MESSAGE_LENGTH = 48
+_QUESTION_LENGTH = 400
 _PLAIN_STEPS = 10
 
 
@@ -124,3 +126,7 @@ class TaskView:
             line.append(f"{status:<12}", style=STATUS_STYLES.get(status, ""))
             line.append(failure_text(event), style="not dim")
             self.say(line)
+        if event.type == events.INTERRUPTED:
+            for name, value in questions(event):
+                self.say(Text(f"  {cut(value, _QUESTION_LENGTH)}"))
+                self.say(Text(f"  answer it with: cas resume {event.task_id} {name} JSON", style="bold"))

@@ -261,6 +261,8 @@ class Runner(Registrations):
         place.keeper.stop_pulling()
         place.is_stopping = True
         _log.info("runner stops id=%s running=%d", place.runner_id, len(place.running))
+        for execution in place.running.values():
+            execution.drain()
         await self._wait_for_handlers(self._grace_s)
         executions = list(place.running.values())
         for execution in executions:
