@@ -21,6 +21,9 @@ from cas_events.domain import events
 # (PROTOCOL section 5).
 NAK_DELAY_MAX_S = 5.0
 
+# How often a task is looked at again that a newer version governs.
+UNKNOWN_WAIT_S = 30.0
+
 HANDOVER = "handover"
 
 
@@ -114,7 +117,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nak:
-    """Ask for the delivery again after ``delay_s`` seconds; None means one lease."""
+    """Ask for the delivery again after ``delay_s`` seconds, None for one lease: over `NAK_DELAY_MAX_S` as a schedule."""
 
     delay_s: float | None
 
@@ -150,7 +153,8 @@ def decide(hint: Hint, last: Last | None, *, now_s: float) -> Action:
     if last.is_terminal:
         return _decide_ended(hint, last)
     if last.type not in events.LIFECYCLE_TYPES:
-        return Nak(delay_s=None)  # A newer version's event: leave the task to a runner that knows it.
+        # A newer version's event: leave the task to a runner that knows it.
+        return Nak(delay_s=UNKNOWN_WAIT_S)
     if last.type == events.INTERRUPTED:
         return _decide_interrupted(hint, last, now_s=now_s)
     if last.command_seq != hint.command_seq and not _is_woken_by(hint, last):

@@ -14,7 +14,19 @@ from typing import Any, Literal
 
 import msgspec
 
-from cas_events.domain.decide import Ack, Action, AskOwner, Claim, Hint, Last, Nak, ReadAnswers, decide
+from cas_events.domain.commands import Execute
+from cas_events.domain.decide import (
+    NAK_DELAY_MAX_S,
+    Ack,
+    Action,
+    AskOwner,
+    Claim,
+    Hint,
+    Last,
+    Nak,
+    ReadAnswers,
+    decide,
+)
 from cas_events.errors import ConnectionLostError, NoRespondersError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
@@ -25,7 +37,7 @@ from cas_events.runner.jobs import Job
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.questions import Answer, ignore, was_answered
 from cas_events.runner.registry import AgentSpec
-from cas_events.runner.timers import woken_command
+from cas_events.runner.timers import store_wake, woken_command
 from cas_events.runner.workplace import Workplace
 
 _log = logging.getLogger(__name__)
@@ -141,7 +153,7 @@ class Dispatcher:
                     case "unsure":
                         self._place.nak(job.delivery, min(ASK_AGAIN_S, max(self._young_for_s(job), 0.05)))
             case Nak(delay_s=delay_s):
-                self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
+                await self._wait(job, last, delay_s)
             case ReadAnswers():
                 assert last is not None
                 return await act_on_answers(self._place, job, action, last)
@@ -156,6 +168,14 @@ class Dispatcher:
         if last is None or not job.hint.interrupt:
             return False
         return await was_answered(self._place, job.spec.agent_id, job.task_id, job.hint.interrupt, last)
+
+    async def _wait(self, job: Job, last: Last | None, delay_s: float | None) -> None:
+        """Look again after a while, or a lease; a long wait is a schedule, since what is nak'd keeps its place."""
+        if delay_s is None or delay_s <= NAK_DELAY_MAX_S or last is None:
+            self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
+            return
+        await store_wake(self._place, job.facts(Execute()), attempt=last.attempt, delay_s=delay_s)
+        self._place.ack(job.delivery)
 
     async def _ignore(self, delivery: Delivery, agent_id: str, reason: str) -> None:
         await ignore(self._place, agent_id, (delivery.seq, delivery.subject, delivery.data), reason)

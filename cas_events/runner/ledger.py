@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 EVIDENCE_PAUSE_S = 0.02
 REFUSED_PAUSE_S = 0.5
 _UNAVAILABLE = 503
+NUMBER_MAX = 2**53  # JSON knows no bounds; beyond these nothing of ours counts, and arithmetic would fail
 
 
 class LostRaceError(ServerError):
@@ -242,7 +243,8 @@ def last_from(event: Event, message: StoredMessage) -> Last:
 
 
 def _number(value: Any, kind: type[int | float]) -> Any:
-    return kind(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else kind(0)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return kind(value) if is_number and -NUMBER_MAX < value < NUMBER_MAX else kind(0)
 
 
 def _due_s(item: Mapping[str, Any]) -> float | None:

@@ -114,9 +114,10 @@ def interrupt(owner: Troublemaker, proxy: Proxy, fault: str) -> None:
 
 
 async def test_many_running_tasks_are_cancelled_at_once(
-    cas: Client, nats_server, deployment: str, tmp_path: Path
+    cas: Client, nats_server, deployment: str, tmp_path: Path, record_property
 ) -> None:
     tasks_at_once, file = count(100, 1_000), tmp_path / "marks"
+    record_property("cases", f"{tasks_at_once} cancels at once")
     async with troubling(nats_server.url, deployment, "sleeper", **OPTIONS, places=tasks_at_once):
         body = {"file": str(file)}
         tasks = await asyncio.gather(*(cas.submit_task("sleeper", body) for _ in range(tasks_at_once)))
@@ -133,9 +134,12 @@ async def test_many_running_tasks_are_cancelled_at_once(
     assert took_s < 2.0 + tasks_at_once / 200
 
 
-async def test_a_cancel_racing_completion_has_one_outcome(cas: Client, nats_server, deployment: str) -> None:
+async def test_a_cancel_racing_completion_has_one_outcome(
+    cas: Client, nats_server, deployment: str, record_property
+) -> None:
     """The cancel is sent about when the code returns, sometimes before the task is even claimed."""
     races, draw = count(20, 1_000), random.Random(20261122)
+    record_property("cases", f"{races} races")
     places = asyncio.Semaphore(20)
 
     async def race(n: int) -> tuple[str, str]:

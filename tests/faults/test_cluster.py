@@ -84,6 +84,7 @@ async def test_kills_of_the_leader_a_minority_and_all_lose_nothing(
     names, load, stop, pauses = Names(fleet.deployment), Load(cas), asyncio.Event(), list[float]()
     # The short form leaves the leader to the test below, which loses it under a running task.
     faults = ["leader", "follower", "all"] * 5 if IS_TORTURE else ["all"]
+    record_property("cases", f"{len(faults)} kills")
     submitting = asyncio.create_task(keep_submitting(load, stop, pauses))
     for fault in faults:
         await until_more(load, 5)

@@ -102,10 +102,11 @@ async def dead_letters(url: str, deployment: str, folder: Path) -> list[tuple[st
 
 
 async def test_a_fleet_under_kill_9_loses_nothing_and_runs_nothing_twice(
-    cas: Client, nats_server, deployment: str
+    cas: Client, nats_server, deployment: str, record_property
 ) -> None:
     """Runners die at random moments of their work; each is replaced, as a supervisor would."""
     kills, draw = count(4, 60), random.Random(20261122)
+    record_property("cases", f"{kills} kills")
     options = {"lease_s": 1.0, "grace_s": 1.0}
     fleet = [Troublemaker(nats_server.url, deployment, "ticker,noop", **options) for _ in range(3)]
     try:

@@ -55,14 +55,16 @@ def attempts(history: History, task: str) -> list[int]:
 
 
 async def test_a_paused_runner_is_fenced_and_leaves_its_successor_alone(
-    fleet: Fleet, fleet_client: Client, tmp_path: Path
+    fleet: Fleet, fleet_client: Client, tmp_path: Path, record_property
 ) -> None:
     cas, load = fleet_client, Load(fleet_client)
     projector = Process(
         ["-m", "projections"], CAS_NATS_URL=fleet.url, CAS_DEPLOYMENT=fleet.deployment, CAS_HOME=str(tmp_path)
     )
     try:
-        for turn in range(count(1, 10)):
+        pauses = count(1, 10)
+        record_property("cases", f"{pauses} pauses and kills")
+        for turn in range(pauses):
             body, file, enough = long_talk(tmp_path, f"turn{turn}")
             task = await load.start("talker", body, follow=True)
             first = fleet.runners[fleet.place_of((await until_marked(file, "began", 1)).pid)]
@@ -113,10 +115,12 @@ async def until_reported(cas: Client, task_id: str, attempt: int) -> None:
 
 
 async def test_a_runner_that_wakes_without_its_connections_notices_too(
-    fleet: Fleet, fleet_client: Client, proxies: list[Proxy], tmp_path: Path
+    fleet: Fleet, fleet_client: Client, proxies: list[Proxy], tmp_path: Path, record_property
 ) -> None:
     load = Load(fleet_client)
-    for turn in range(count(1, 10)):
+    pauses = count(1, 10)
+    record_property("cases", f"{pauses} pauses")
+    for turn in range(pauses):
         body, file, enough = long_talk(tmp_path, f"turn{turn}")
         await load.start("talker", body, follow=True)
         place = fleet.place_of((await until_marked(file, "began", 1)).pid)
@@ -133,14 +137,16 @@ async def test_a_runner_that_wakes_without_its_connections_notices_too(
 
 
 async def test_a_healthy_owner_survives_a_server_that_is_away_for_longer_than_its_lease(
-    fleet: Fleet, fleet_client: Client, nats_server: NatsServer, tmp_path: Path
+    fleet: Fleet, fleet_client: Client, nats_server: NatsServer, tmp_path: Path, record_property
 ) -> None:
     load = Load(fleet_client)
     talks = [long_talk(tmp_path, f"task{n}") for n in range(4)]
     for body, file, _ in talks:
         await load.start("talker", body, follow=True)
         await until_marked(file, "began", 1)
-    for _ in range(count(1, 5)):
+    absences = count(1, 5)
+    record_property("cases", f"{absences} absences")
+    for _ in range(absences):
         await asyncio.to_thread(nats_server.kill)
         await last_for(1.5 * LEASE_S)
         await asyncio.to_thread(nats_server.start)
@@ -176,11 +182,14 @@ async def is_drained(js: JetStream, stream: str) -> bool:
     return info.num_pending == 0 and info.num_ack_pending <= 1
 
 
-async def test_two_answers_at_once_start_the_task_once(fleet: Fleet, fleet_client: Client) -> None:
+async def test_two_answers_at_once_start_the_task_once(
+    fleet: Fleet, fleet_client: Client, record_property
+) -> None:
     """The interrupted attempt is written by hand, as a runner would have, before its command is stored."""
     load = Load(fleet_client)
     names, js = fleet_client._session.names, fleet_client._session.js
     task_ids = [f"asked{n}" for n in range(count(3, 50))]
+    record_property("cases", f"{len(task_ids)} tasks")
     for task_id in task_ids:
         seq = (await js.stream_info(names.commands)).state.last_seq + 1
         started = {"runner": "r0", "input": {}, "resumed": False}

@@ -74,6 +74,7 @@ async def test_a_flood_of_progress_is_coalesced_and_nobody_elses_trouble(
     agent: str,
     record_property: Callable[[str, object], None],
 ) -> None:
+    record_property("cases", f"{TICKS} ticks")
     async with troubling(nats_server.url, deployment, f"noop,{agent}") as process:
         quiet_s, before = await median_latency_s(cas, tasks=count(5, 120)), peak_bytes(process.pid)
         began_s = time.monotonic()
@@ -157,10 +158,11 @@ async def test_ten_megabytes_travel_by_claim_check_and_over_the_limit_they_are_r
 
 
 async def test_large_partial_outputs_are_awaited_and_all_arrive(
-    cas: Client, nats_server, deployment: str
+    cas: Client, nats_server, deployment: str, record_property
 ) -> None:
     """A runner that queued them would have them all in memory at once, three times each."""
     outputs = count(16, 100)
+    record_property("cases", f"{outputs} outputs of 4 MB")
     async with troubling(nats_server.url, deployment, "outputs") as process:
         before = peak_bytes(process.pid)
         task = await cas.submit_task("outputs", {"count": outputs, "bytes": 4_000_000})

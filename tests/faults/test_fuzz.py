@@ -182,8 +182,9 @@ def raw_of(rejected: Event | None) -> bytes | None:
 
 
 async def test_whatever_is_sent_it_is_accounted_for_and_nothing_crashes(
-    cas: Client, nats_server, deployment: str
+    cas: Client, nats_server, deployment: str, record_property
 ) -> None:
+    record_property("cases", f"{ROUND * ROUNDS} cases")
     totals: Counter[tuple[str, str]] = Counter()
     async with troubling(nats_server.url, deployment, AGENT, lease_s=2.0, grace_s=1.0) as runner:
         for number in range(ROUNDS):

@@ -24,11 +24,13 @@ LEASE_S = 2.0
 
 
 async def test_cuts_and_refusals_under_load_lose_nothing(
-    fleet: Fleet, fleet_client: Client, proxies: list[Proxy], tmp_path: Path
+    fleet: Fleet, fleet_client: Client, proxies: list[Proxy], tmp_path: Path, record_property
 ) -> None:
     file, load = tmp_path / "marks", Load(fleet_client)
     client, first, second = proxies
-    for _ in range(count(1, 20)):
+    rounds = count(1, 20)
+    record_property("cases", f"{rounds} rounds of cuts and refusals")
+    for _ in range(rounds):
         for _ in range(6):
             await load.start("talker", {"file": str(file), "ticks": 100}, follow=True)
             await load.start("ticker", {"ticks": 60}, follow=True)
@@ -51,12 +53,14 @@ async def test_cuts_and_refusals_under_load_lose_nothing(
 
 @pytest.mark.parametrize("client_hears", [True, False])
 async def test_a_black_hole_that_ends_loses_nothing(
-    client_hears: bool, fleet: Fleet, fleet_client: Client, proxies: list[Proxy]
+    client_hears: bool, fleet: Fleet, fleet_client: Client, proxies: list[Proxy], record_property
 ) -> None:
     """For one side it swallows both ways, for the other only one: half-open."""
     load = Load(fleet_client)
     client, first, _ = proxies
-    for _ in range(count(1, 5)):
+    holes = count(1, 5)
+    record_property("cases", f"{holes} black holes")
+    for _ in range(holes):
         for _ in range(5):
             await load.start("talker", {"ticks": 60}, follow=True)
         client.black_hole(down=not client_hears)

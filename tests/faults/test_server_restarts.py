@@ -43,11 +43,13 @@ async def keep_submitting(load: Load, stop: asyncio.Event, seed: int) -> int:
 
 
 async def test_restarts_under_load_lose_nothing(
-    fleet: Fleet, fleet_client: Client, nats_server: NatsServer
+    fleet: Fleet, fleet_client: Client, nats_server: NatsServer, record_property
 ) -> None:
     load, stop = Load(fleet_client), asyncio.Event()
     submitting = [asyncio.create_task(keep_submitting(load, stop, seed)) for seed in range(3)]
-    for turn in range(count(2, 20)):
+    restarts = count(2, 20)
+    record_property("cases", f"{restarts} restarts")
+    for turn in range(restarts):
         await until_more(load, f"before restart {turn}")
         await asyncio.to_thread(nats_server.restart)
     await until_more(load, "after the last restart")
@@ -69,13 +71,15 @@ async def until_more(load: Load, when: str) -> None:
 
 
 async def test_a_server_that_hangs_costs_no_task_its_owner(
-    fleet: Fleet, fleet_client: Client, nats_server: NatsServer, tmp_path: Path
+    fleet: Fleet, fleet_client: Client, nats_server: NatsServer, tmp_path: Path, record_property
 ) -> None:
     file, load = tmp_path / "marks", Load(fleet_client)
     for _ in range(3):
         await load.start("talker", {"file": str(file), "ticks": 150}, follow=True)
     await until(lambda: len(marks(file, "began")) == 3, what="all run")
-    for _ in range(count(1, 5)):
+    hangs = count(1, 5)
+    record_property("cases", f"{hangs} hangs")
+    for _ in range(hangs):
         await asyncio.to_thread(nats_server.freeze)
         await last_for(1.5 * LEASE_S)
         nats_server.thaw()

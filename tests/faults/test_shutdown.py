@@ -101,9 +101,12 @@ def require_nothing_lost(tasks: list[Task], history: dict[str, list[Event]]) -> 
         assert set(problems) <= {"handover"}
 
 
-async def test_a_rolling_deployment_costs_no_tries(cas: Client, nats_server, deployment: str) -> None:
+async def test_a_rolling_deployment_costs_no_tries(
+    cas: Client, nats_server, deployment: str, record_property
+) -> None:
     """Each version takes over from the one before, several times during one task."""
     generations = count(2, 20)
+    record_property("cases", f"{generations} generations")
     async with troubling(nats_server.url, deployment, "sleeper,ticker", **OPTIONS) as first:
         current, tasks = first, [await cas.submit_task("sleeper", {"sleep_s": 3.0}) for _ in range(5)]
         started: list[Troublemaker] = []

@@ -106,6 +106,50 @@ async def test_a_wake_that_has_done_its_work_is_gone(cas: Client, make_runner) -
     ).state.last_seq >= 4  # Two schedules and two wakes have been there.
 
 
+FOREIGN = (
+    '{"specversion":"1.0","id":"x.1.0","source":"cas/runner/other","type":"%s","subject":"%s","agentid":"noop",'
+    '"time":"2026-11-22T09:00:00Z","attempt":1,"index":0,"data":{"command_seq":%d,"tries":%s,"delay_s":%s}}'
+)
+
+
+async def test_a_long_wait_that_another_wrote_costs_no_place(cas: Client, make_runner) -> None:
+    """The runner of a long delay died before it stored the schedule; and a newer version's event governs a task.
+
+    Found by 100,000 cases of fuzzing: the delivery of each such task filled a place, until the agent stood still.
+    """
+    names, js = cas._session.names, cas._session.js
+    runner = make_runner()
+    runner.register("noop", noop)
+    told = {"dead": ("cas.task.retrying", 1, 86_400), "newer": ("cas.task.unheard-of", 1, 0)}
+    for task_id, (type_, tries, delay_s) in told.items():
+        seq = (await js.stream_info(names.commands)).state.last_seq + 1
+        await js.append(
+            names.lifecycle("noop", task_id), (FOREIGN % (type_, task_id, seq, tries, delay_s)).encode()
+        )
+        await js.append(names.execute("noop", task_id), b"{}")
+    async with running(cas, runner):
+        await until_async(partial(is_settled, js, names.commands, "agent-noop"), what="no place is held")
+        for task_id in told:
+            schedule = await js.last_message(names.timers, names.timer("noop", task_id))
+            assert schedule is not None
+            assert await cas.cancel_task(task_id, wait=True) == "requested"
+
+
+async def test_numbers_beyond_all_bounds_stop_nobody(cas: Client, make_runner) -> None:
+    """Found by 100,000 cases of fuzzing: a delay that no float holds was an error at every redelivery."""
+    names, js = cas._session.names, cas._session.js
+    runner = make_runner()
+    runner.register("noop", noop)
+    huge = str(10**400)
+    seq = (await js.stream_info(names.commands)).state.last_seq + 1
+    foreign = FOREIGN % ("cas.task.retrying", "huge", seq, huge, huge)
+    await js.append(names.lifecycle("noop", "huge"), foreign.encode())
+    await js.append(names.execute("noop", "huge"), b"{}")
+    async with running(cas, runner):
+        result = await asyncio.wait_for((await cas.task("huge")).result(), 20)
+    assert result.status == "completed"
+
+
 async def test_an_output_that_cannot_be_stored_is_counted(cas: Client, make_runner) -> None:
     names, js = cas._session.names, cas._session.js
     runner = make_runner()

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from cas_events.domain import events
@@ -76,7 +77,7 @@ def claims_without_asking(hint: Hint, last: Last | None, *, now_s: float) -> Act
 def counts_no_crash(hint: Hint, last: Last | None, *, now_s: float) -> Action:
     action = decide(hint, last, now_s=now_s)
     if isinstance(action, AskOwner) and last is not None:
-        return replace(action, then=replace(action.then, tries=last.tries))
+        return replace(action, then=msgspec.structs.replace(action.then, tries=last.tries))
     return action
 
 

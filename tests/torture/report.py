@@ -7,6 +7,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tests.torture.run import Outcome
 
@@ -23,11 +24,13 @@ streams, each follower against the log, and the projection against both.
 
 @dataclass(frozen=True)
 class Case:
-    """One fault test at its full count, with what it measured, if it says."""
+    """One fault test at its full count, with how much it did and what it measured, if it says."""
 
+    kind: str
     name: str
     outcome: str
     took_s: float
+    cases: str = ""
     measured: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -69,7 +72,7 @@ def _sections(page: str) -> dict[str, list[str]]:
 
 def _told(command: str) -> list[str]:
     machine = f"{platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
-    return [f"`{command}` ({machine}, shared with other work)", ""]
+    return [f"`{command}` on {datetime.now(UTC).date().isoformat()} ({machine}, shared with other work)", ""]
 
 
 def _table(outcome: Outcome) -> list[str]:
@@ -94,10 +97,18 @@ def _table(outcome: Outcome) -> list[str]:
 
 
 def _counted(cases: Sequence[Case]) -> list[str]:
-    lines = ["| test | outcome | seconds | measured |", "|---|---|---:|---|"]
-    for case in cases:
-        measured = ", ".join(f"{name} {value}" for name, value in case.measured.items())
-        lines.append(f"| {case.name} | {case.outcome} | {case.took_s:.1f} | {measured} |")
+    """By kind of fault, which is the file: a line in bold for the kind, then its tests."""
+    lines = ["| fault, test | cases | seconds | violations | measured |", "|---|---|---:|---:|---|"]
+    for kind in dict.fromkeys(case.kind for case in cases):
+        of_kind = [case for case in cases if case.kind == kind]
+        took_s, failed = sum(case.took_s for case in of_kind), sum(c.outcome != "passed" for c in of_kind)
+        lines.append(
+            f"| **{kind.removeprefix('test_')}** | {len(of_kind)} tests | {took_s:.0f} | **{failed}** | |"
+        )
+        for case in of_kind:
+            measured = ", ".join(f"{name} {value}" for name, value in case.measured.items())
+            violations = 0 if case.outcome == "passed" else case.outcome
+            lines.append(f"| `{case.name}` | {case.cases} | {case.took_s:.1f} | {violations} | {measured} |")
     return lines
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from cas_events.domain import events
 from cas_events.domain.decide import (
+    UNKNOWN_WAIT_S,
     Ack,
     AskOwner,
     Claim,
@@ -138,7 +139,7 @@ def test_foreign_bytes_hold_the_lock_and_nothing_else() -> None:
 
 
 def test_an_event_of_a_newer_version_is_left_to_a_runner_that_knows_it() -> None:
-    assert decide(hint("execute"), last("cas.task.paused"), now_s=NOW_S) == Nak(delay_s=None)
+    assert decide(hint("execute"), last("cas.task.paused"), now_s=NOW_S) == Nak(delay_s=UNKNOWN_WAIT_S)
 
 
 @pytest.mark.parametrize("kind", ["execute", "resume", "wake"])
