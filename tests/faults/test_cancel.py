@@ -19,7 +19,7 @@ import pytest
 from cas_events import Client
 from tests.faults.settled import kinds, settled
 from tests.faults.troublemakers import Troublemaker, troubling
-from tests.harness.patience import count
+from tests.harness.patience import count, promised
 from tests.harness.pids import stopped_within
 from tests.harness.processes import lines, settings
 from tests.harness.proxy import Proxy
@@ -87,9 +87,8 @@ async def test_a_cancel_is_final_while_the_owner_is_away(
             # What only the second one serves says that it is up.
             async with troubling(nats_server.url, deployment, "echo,sleeper", **OPTIONS):
                 interrupt(owner, proxy, fault)
-                asked_s = time.monotonic()
-                assert await asyncio.wait_for(task.cancel("now", wait=True), 20) == "requested"
-                took_s = time.monotonic() - asked_s
+                cancelling = task.cancel("now", wait=True)
+                assert await asyncio.wait_for(cancelling, promised(ORPHAN_S)) == "requested"
                 owner.send(signal.SIGCONT)
                 proxy.heal()
                 await until(lambda: len(lines(file)) == 2, timeout_s=20, what="the owner stops its code")
@@ -98,7 +97,6 @@ async def test_a_cancel_is_final_while_the_owner_is_away(
 
     assert kinds(history[task.task_id]) == ["started", "cancelled"]
     assert lines(file)[1].startswith("cancelled 1")
-    assert took_s < ORPHAN_S
 
 
 def interrupt(owner: Troublemaker, proxy: Proxy, fault: str) -> None:
@@ -131,7 +129,7 @@ async def test_many_running_tasks_are_cancelled_at_once(
     assert {tuple(kinds(events)) for events in history.values()} == {("started", "cancelled")}
     assert Counter(lines(file)[tasks_at_once:]) == {"cancelled 1 True": tasks_at_once}
     # All of them heard it at once; nobody waited for a redelivery of the shared consumer.
-    assert took_s < 2.0 + tasks_at_once / 200
+    assert took_s < promised(2.0 + tasks_at_once / 200)
 
 
 async def test_a_cancel_racing_completion_has_one_outcome(
@@ -152,10 +150,10 @@ async def test_a_cancel_racing_completion_has_one_outcome(
             asyncio.get_running_loop().call_later(draw.uniform(0, 2 * run_s + 0.01), moment.set)
             await moment.wait()
             answer = await task.cancel("race", wait=True)
-            return answer, (await asyncio.wait_for(following, 20)).status
+            return answer, (await asyncio.wait_for(following, promised(20.0))).status
 
     async with troubling(nats_server.url, deployment, "sleeper", **OPTIONS):
-        outcomes = await asyncio.wait_for(asyncio.gather(*(race(n) for n in range(races))), 100)
+        outcomes = await asyncio.wait_for(asyncio.gather(*(race(n) for n in range(races))), promised(100.0))
         history = await settled(nats_server.url, deployment)
 
     assert len(history) == races

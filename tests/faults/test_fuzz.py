@@ -26,7 +26,7 @@ from cas_events.wire.commands import decode_execute
 from cas_events.wire.envelope import decode_event
 from tests.faults.fuzzing import AGENT, Case, make_cases
 from tests.faults.troublemakers import troubling
-from tests.harness.patience import count
+from tests.harness.patience import count, promised
 from tests.harness.processes import settings
 from tests.harness.wait import until_async
 
@@ -57,7 +57,7 @@ class Round:
 
     async def send(self) -> None:
         """Store everything: first what has to be there when the execute comes."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(promised(60.0)):
             publisher = PipelinedPublisher(self._connection)
             for make in (self._before, self._command):
                 for task_id, case in self._cases.items():

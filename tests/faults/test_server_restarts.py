@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from pathlib import Path
 
 from cas_events import Client
 from cas_events.errors import CasEventsError
 from tests.harness.faults import Fleet, Load, last_for, marks
-from tests.harness.patience import count
+from tests.harness.patience import count, promised
 from tests.harness.server import NatsServer
 from tests.harness.wait import until
 
@@ -54,15 +53,13 @@ async def test_restarts_under_load_lose_nothing(
         await asyncio.to_thread(nats_server.restart)
     await until_more(load, "after the last restart")
     stop.set()
-    await asyncio.wait_for(asyncio.gather(*submitting), 30)
+    await asyncio.wait_for(asyncio.gather(*submitting), promised(30.0))
     assert await load.complaints(fleet.url) == []
 
     # No pull loop is stuck and no connection is silently dead: the runners still work, at once.
-    began_s = time.monotonic()
-    echoes = [fleet_client.execute_task("echo", wait_for_runner_s=2) for _ in range(50)]
-    results = await asyncio.wait_for(asyncio.gather(*echoes), 10)
+    echoes = [fleet_client.execute_task("echo", wait_for_runner_s=promised(2.0)) for _ in range(50)]
+    results = await asyncio.wait_for(asyncio.gather(*echoes), promised(5.0))
     assert {result.status for result in results} == {"completed"}
-    assert time.monotonic() - began_s < 5
 
 
 async def until_more(load: Load, when: str) -> None:

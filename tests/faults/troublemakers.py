@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from cas_events import Client, Runner, TaskContext, TelemetryLimits, current_task
-from tests.harness.agents import AGENTS as HARNESS_AGENTS
-from tests.harness.agents import State, graph, mark
+from cas_events import Client, Runner, TaskContext, TelemetryLimits
+from tests.harness import agents as harness
+from tests.harness.agents import mark
 from tests.harness.processes import Process, settings, until_served
 
 
@@ -67,19 +68,10 @@ async def outputs(ctx: TaskContext, input: dict) -> dict:
     return {"count": input["count"]}
 
 
-def sleepy_node(state: State) -> State:
-    """A sync node that blocks its thread."""
-    seconds = float(state["query"])
-    current_task().log.info("blocking a thread", thread=threading.current_thread().name)
-    time.sleep(seconds)
-    return {"notes": [threading.current_thread().name]}
-
-
 async def undead(ctx: TaskContext, input: dict) -> dict:
-    """Swallows cancellation and goes on emitting for a while, then returns as if nothing had been."""
+    """Swallows cancellation and goes on emitting until told to stop, then returns as if nothing had been."""
     mark(input, "began")
-    until_s = time.monotonic() + input["undead_s"]
-    while time.monotonic() < until_s:
+    while not Path(input["until"]).exists():
         try:
             await asyncio.sleep(0.02)
         except asyncio.CancelledError:
@@ -92,13 +84,11 @@ async def undead(ctx: TaskContext, input: dict) -> dict:
 
 
 AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
-    **HARNESS_AGENTS,
     "mirror": (mirror, {}),
     "flood": (flood, {}),
     "thread-flood": (thread_flood, {}),
     "log-flood": (log_flood, {}),
     "outputs": (outputs, {}),
-    "sync-graph": (graph(sleepy_node), {"max_attempts": 1}),
     "undead": (undead, {}),
 }
 
@@ -107,8 +97,8 @@ def main() -> None:
     logging.basicConfig(level=os.environ.get("LOG", "WARNING"))
     limits = TelemetryLimits(**json.loads(os.environ.get("LIMITS", "{}")))
     runner = Runner(limits=limits, **json.loads(os.environ.get("RUNNER", "{}")))
-    for name in os.environ.get("SERVE", ",".join(AGENTS)).split(","):
-        agent, options = AGENTS[name]
+    for name in os.environ.get("SERVE", ",".join([*AGENTS, *harness.AGENTS, *harness.GRAPHS])).split(","):
+        agent, options = AGENTS.get(name) or harness.agent_of(name)
         runner.register(name, agent, **options)
     asyncio.run(runner.run())
 

@@ -10,17 +10,18 @@ import asyncio
 import logging
 import os
 import time
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from langgraph.config import get_stream_writer
-from langgraph.graph import END, START, StateGraph
-
-from cas_events import NonRetryableError, Runner, TaskContext, current_task
+from cas_events import NonRetryableError, Runner, TaskContext
 from cas_events.domain.breaker import BreakerPolicy
 from cas_events.domain.retry import RetryPolicy
 
 FAST = RetryPolicy(base_s=0.05, cap_s=0.2)
+BOUNDS = {"LEASE_S": "10", "GRACE_S": "5"}
+BLOCKED_S = 120.0
+MOODY_OPEN_S = 1.5
 
 
 async def echo(ctx: TaskContext, input: dict) -> dict:
@@ -39,6 +40,8 @@ async def ticker(ctx: TaskContext, input: dict) -> dict:
         ctx.log.info("tick", n=tick)
         await ctx.progress(tick / input.get("ticks", 50), f"tick {tick}")
         await asyncio.sleep(input.get("every_s", 0.02))
+    while "until" in input and not Path(input["until"]).exists():
+        await asyncio.sleep(0.01)
     return {"ticks": input.get("ticks", 50)}
 
 
@@ -68,10 +71,20 @@ async def stubborn(ctx: TaskContext, input: dict) -> dict:
 
 
 async def blocker(ctx: TaskContext, input: dict) -> dict:
-    """Blocks the whole event loop."""
+    """Blocks the whole event loop, for a time or until told to stop."""
     mark(input, f"began {ctx.attempt}")
-    time.sleep(input["block_s"])
+    if "until" in input:
+        block_until(input["until"])
+    else:
+        time.sleep(input["block_s"])
     return {"attempt": ctx.attempt}
+
+
+def block_until(path: str) -> None:
+    """Block this thread until a file is there; an endless one would outlive a test that failed."""
+    until_s = time.monotonic() + BLOCKED_S
+    while time.monotonic() < until_s and not Path(path).exists():
+        time.sleep(0.01)
 
 
 async def failing(ctx: TaskContext, input: dict) -> dict:
@@ -130,50 +143,6 @@ def mark(input: dict, text: str) -> None:
             file.write(text + "\n")
 
 
-class State(TypedDict, total=False):
-    query: str
-    notes: list[str]
-    fail: bool
-
-
-async def analyst(state: State) -> State:
-    ctx = current_task()
-    ctx.log.info("analysing", query=state.get("query", ""))
-    await ctx.progress(0.5, "half analysed")
-    get_stream_writer()({"custom": "from the node"})
-    if state.get("fail"):
-        raise ValueError("the analyst failed")
-    return {"notes": ["analysed"]}
-
-
-def writer(state: State) -> State:
-    """A sync node, which runs in a thread."""
-    ctx = current_task()
-    ctx.progress(0.9, "nearly written")
-    ctx.log.warning("written", notes=len(state.get("notes", [])))
-    return {"notes": [*state.get("notes", []), "written"]}
-
-
-async def quitter(_state: State) -> State:
-    raise SystemExit(4)
-
-
-async def dawdler(_state: State) -> State:
-    await asyncio.sleep(60)
-    return {}
-
-
-def graph(*nodes: Any) -> StateGraph:
-    builder = StateGraph(State)
-    names = [node.__name__ for node in nodes]
-    for name, node in zip(names, nodes, strict=True):
-        builder.add_node(name, node)
-    for before, after in zip([START, *names], [*names, END], strict=True):
-        builder.add_edge(before, after)
-    return builder
-
-
-runner = Runner(lease_s=float(os.environ.get("LEASE_S", "10")), grace_s=float(os.environ.get("GRACE_S", "5")))
 AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "echo": (echo, {}),
     "noop": (noop, {}),
@@ -185,11 +154,14 @@ AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "slow-retry": (failing, {"retry": RetryPolicy(base_s=1e6, cap_s=1e6)}),
     "hopeless": (hopeless, {}),
     "hinting": (hinting, {}),
-    "moody": (moody, {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=1.5)}),
-    "moody-again": (moody, {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=1.5)}),
+    "moody": (moody, {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=MOODY_OPEN_S)}),
+    "moody-again": (moody, {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=MOODY_OPEN_S)}),
     "moody-fast": (
         moody,
-        {"max_attempts": 1, "breaker": BreakerPolicy(calls_min=4, open_s=1.5, while_open="fail")},
+        {
+            "max_attempts": 1,
+            "breaker": BreakerPolicy(calls_min=4, open_s=2 * MOODY_OPEN_S, while_open="fail"),
+        },
     ),
     "exiting": (exiting, {"max_attempts": 1}),
     "unencodable": (unencodable, {}),
@@ -197,14 +169,29 @@ AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "crasher": (crasher, {}),
     "fragile": (crasher, {"on_crash": "fail"}),
     "brief": (sleeper, {"timeout_s": 0.3}),
-    "workflow": (graph(analyst, writer).compile(), {"max_attempts": 1}),
-    "slow-workflow": (graph(analyst, dawdler), {}),
-    "quitting-workflow": (graph(analyst, quitter), {"max_attempts": 1}),
 }
-for name in os.environ.get("AGENTS", ",".join(AGENTS)).split(","):
-    agent, options = AGENTS[name]
-    runner.register(name, agent, **options)
+# Graphs are made when they are asked for: LangGraph takes an interpreter three times as long as all the rest.
+GRAPHS = ("workflow", "slow-workflow", "quitting-workflow", "sync-graph")
+
+
+def agent_of(name: str) -> tuple[Any, dict[str, Any]]:
+    """An agent, or a graph, with the options of its registration."""
+    if name in GRAPHS:
+        found: tuple[Any, dict[str, Any]] = import_module("tests.harness.graphs").GRAPHS[name]
+        return found
+    return AGENTS[name]
+
+
+def make_runner() -> Runner:
+    """A runner of the agents that the environment names."""
+    lease_s, grace_s = (float(os.environ.get(name, default)) for name, default in BOUNDS.items())
+    runner = Runner(lease_s=lease_s, grace_s=grace_s)
+    for name in os.environ.get("AGENTS", ",".join([*AGENTS, *GRAPHS])).split(","):
+        agent, options = agent_of(name)
+        runner.register(name, agent, **options)
+    return runner
+
 
 if __name__ == "__main__":
     logging.basicConfig(level=os.environ.get("LOG", "WARNING"))
-    asyncio.run(runner.run())
+    asyncio.run(make_runner().run())

@@ -22,9 +22,10 @@ from typing import IO, Any
 from unittest import mock
 
 from cas_events.cli import entry
+from tests.harness.patience import promised
 
 BIN = Path(sys.executable).parent
-TIMEOUT_S = 40.0
+TIMEOUT_S = promised(20.0)
 
 
 @dataclass(frozen=True)

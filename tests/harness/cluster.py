@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from cas_events.errors import CasEventsError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from tests.harness.nats_process import NATS_SERVER
+from tests.harness.ports import free_ports
 from tests.harness.wait import until_async
 
 SIZE = 3
@@ -95,7 +95,7 @@ class Cluster:
     """
 
     def __init__(self, folder: Path) -> None:
-        ports = _free_ports(2 * SIZE)
+        ports = free_ports(2 * SIZE)
         self.nodes = [Node(folder / f"n{n}", n, ports[n], ports[SIZE:]) for n in range(SIZE)]
 
     def __enter__(self) -> Self:
@@ -165,15 +165,3 @@ class Cluster:
             return {}
         info: dict[str, Any] = answer.get("cluster") or {}
         return info
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; all are held until the last one is known, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cas_events import TaskContext
 from cas_events.jetstream.connection import Connection
-from tests.harness.agents import mark, runner
+from tests.harness.agents import make_runner, mark
 
 
 async def talker(ctx: TaskContext, input: dict) -> dict:
@@ -39,11 +39,16 @@ async def talker(ctx: TaskContext, input: dict) -> dict:
     return {"ticks": ticks, "attempt": ctx.attempt}
 
 
-runner.register("talker", talker)
+def serve() -> None:
+    """The runner of a fault test, until it is told to stop."""
+    runner = make_runner()
+    runner.register("talker", talker)
+    asyncio.run(runner.run())
+
 
 if __name__ == "__main__":
     if "PING_INTERVAL_S" in os.environ:
         defaults = Connection.open.__func__.__kwdefaults__  # type: ignore[attr-defined]
         defaults["ping_interval_s"] = float(os.environ["PING_INTERVAL_S"])
     logging.basicConfig(level=os.environ.get("LOG", "WARNING"))
-    asyncio.run(runner.run())
+    serve()

@@ -19,6 +19,7 @@ from cas_events.jetstream.connection import Connection
 from cas_events.wire.subjects import Names
 from tests.harness import history as promises
 from tests.harness.history import History, read_history
+from tests.harness.patience import promised
 from tests.harness.processes import Process, lines
 from tests.harness.wait import until, until_async
 
@@ -141,7 +142,9 @@ async def at_rest(url: str, deployment: str, *, timeout_s: float = REST_S) -> Hi
     except AssertionError:
         left = promises.unfinished(found)
         shown = {task: [r.name for r in found.lifecycle_of(task)[-3:]] for task in left[:5]}
-        raise AssertionError(f"{len(left)} tasks have not ended within {timeout_s:g} s: {shown}") from None
+        raise AssertionError(
+            f"{len(left)} tasks have not ended within {promised(timeout_s):g} s: {shown}"
+        ) from None
     return found
 
 
@@ -159,7 +162,7 @@ class Followed:
 
     async def end(self, timeout_s: float = REST_S) -> list[Event]:
         """Wait for the follower's end; what it saw."""
-        await asyncio.wait_for(self._following, timeout_s)
+        await asyncio.wait_for(self._following, promised(timeout_s))
         return self.seen
 
 

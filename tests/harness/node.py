@@ -20,10 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.harness.patience import promised
+
 FOLDER = Path(__file__).parents[1] / "node"
 BIN = Path(sys.executable).parent
 INSTALL_TIMEOUT_S = 100.0
-LINE_TIMEOUT_S = 40.0
+LINE_TIMEOUT_S = promised(20.0)
 
 Line = dict[str, Any]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cas_events import Client, Runner, TaskContext
 from cas_events.domain.events import LIFECYCLE_TYPES, Event
+from tests.harness.patience import promised
 from tests.harness.processes import settings, until_served
 
 LEASE_S = 2.0
@@ -29,7 +30,7 @@ async def running(cas: Client, runner: Runner) -> AsyncIterator[None]:
         yield
     finally:
         runner.stop()
-        await asyncio.wait_for(serve, 20)
+        await asyncio.wait_for(serve, promised(20.0))
 
 
 async def noop(_ctx: TaskContext, _input: dict) -> dict:

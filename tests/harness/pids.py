@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+from tests.harness.patience import promised
+
 _POLL_S = 0.005
 
 
@@ -20,7 +22,7 @@ def is_alive(pid: int) -> bool:
 
 def gone_within(pid: int, timeout_s: float) -> bool:
     """Wait until the process is gone; whether that came in time."""
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + promised(timeout_s)
     while is_alive(pid) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
     return not is_alive(pid)
@@ -28,7 +30,7 @@ def gone_within(pid: int, timeout_s: float) -> bool:
 
 def stopped_within(pid: int, timeout_s: float) -> bool:
     """Wait until every thread of a process that got SIGSTOP stands still; whether that came in time."""
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + promised(timeout_s)
     while time.monotonic() < deadline_s:
         if all(_state(stat) in "T?" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
             return True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cas_events import Client
 from cas_events.settings import Settings
+from tests.harness.patience import promised
 from tests.harness.wait import until_async
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ class Process:
 
     def terminate(self, timeout_s: float = 15.0) -> int:
         self.popen.terminate()
-        return self.popen.wait(timeout_s)
+        return self.popen.wait(promised(timeout_s))
 
     def end(self) -> None:
         if self.is_alive:

@@ -23,6 +23,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from tests.harness.ports import free_ports
+
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 64 * 1024
@@ -67,7 +69,7 @@ class Proxy:
         self._open = asyncio.Event()
         self._swallows = {"up": False, "down": False}
         self._delay_s = 0.0
-        self.port = 0
+        self.port = free_ports(1)[0]
         self.accepted = 0
 
     @property
@@ -131,7 +133,6 @@ class Proxy:
     async def _listen(self) -> None:
         if self._listener is None:
             self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _cut(self) -> None:
         for link in list(self._links):

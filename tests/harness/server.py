@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cas_events.server import EmbeddedServer
 from tests.harness.pids import stopped_within
+from tests.harness.ports import free_ports
 
 
 class NatsServer:
@@ -21,7 +22,7 @@ class NatsServer:
         self.store_dir = store_dir
         self._sync_interval = sync_interval
         self._server = EmbeddedServer(store_dir)
-        self._port = 0
+        self._port = free_ports(1)[0]
 
     @property
     def url(self) -> str:
@@ -34,7 +35,6 @@ class NatsServer:
     def start(self) -> None:
         self._server = EmbeddedServer(self.store_dir)
         self._server.start(port=self._port, sync_interval=self._sync_interval)
-        self._port = int(self.url.rpartition(":")[2])
 
     def stop(self) -> None:
         """Go away politely."""

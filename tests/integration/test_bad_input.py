@@ -27,6 +27,7 @@ from cas_events.errors import (
     ServerUnreachableError,
 )
 from cas_events.uuid7 import uuid7
+from tests.harness.patience import promised
 from tests.harness.processes import RunnerProcess, serving, settings, until_served
 from tests.harness.wait import until_async
 
@@ -238,7 +239,7 @@ async def test_garbage_on_a_lifecycle_subject_stops_nobody(cas: Client, garbage:
     await send_raw(cas, b"{}", task_id=task_id)
 
     task = await cas.task(task_id)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(promised(15.0)):
         assert (await task.result()).status == "completed"
         assert [event async for event in task.events()][-1].is_terminal
 

@@ -25,6 +25,7 @@ from cas_events.errors import (
 from cas_events.jetstream.connection import Connection, Message, build_header
 from cas_events.jetstream.links import supports_fast_link
 from cas_events.server import find_binary
+from tests.harness.patience import promised
 from tests.harness.server import NatsServer
 from tests.harness.wait import until, until_async
 
@@ -56,7 +57,7 @@ async def peer(nats_url: str) -> AsyncIterator[Connection]:
 async def answers(connection: Connection) -> None:
     """Wait until both sides are connected again and the peer answers."""
     await until(lambda: connection.is_connected, what="the connection is up")
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + promised(10.0)
     while True:
         try:
             await connection.request("echo.ready", timeout_s=1)
@@ -86,7 +87,7 @@ async def test_request_to_nobody_fails_at_once(link: Connection) -> None:
     started_s = time.monotonic()
     with pytest.raises(NoRespondersError, match=r"nobody\.here"):
         await link.request("nobody.here", timeout_s=30)
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < promised(5.0)
 
 
 async def test_requests_have_deadlines_of_their_own(link: Connection, peer: Connection) -> None:
@@ -96,7 +97,7 @@ async def test_requests_have_deadlines_of_their_own(link: Connection, peer: Conn
     started_s = time.monotonic()
     with pytest.raises(ConnectionLostError, match="in time"):
         await link.request("deaf", timeout_s=0.1)
-    assert 0.09 < time.monotonic() - started_s < 5
+    assert 0.09 < time.monotonic() - started_s < promised(5.0)
     assert not late.done()
 
 
@@ -184,7 +185,7 @@ async def test_crash_fails_what_is_in_flight_at_once_and_subscriptions_come_back
     await peer.flush()
     nats_server.kill()
     with pytest.raises(ConnectionLostError, match="went down"):
-        await asyncio.wait_for(in_flight, 2)
+        await asyncio.wait_for(in_flight, promised(2.0))
     assert not link.is_connected
     assert link.connected_since_s is None
     for call in (link.publish, link.request):
@@ -219,10 +220,8 @@ async def test_black_hole_is_found_and_left(
         # More than the sockets take, so that bytes stay behind in the buffer.
         for _ in range(20):
             link.publish("deaf", b"x" * 900_000)
-        started_s = time.monotonic()
         with pytest.raises(ConnectionLostError, match="went down"):
-            await asyncio.wait_for(in_flight, 20 * PING_INTERVAL_S)
-        assert time.monotonic() - started_s < 6 * PING_INTERVAL_S
+            await asyncio.wait_for(in_flight, promised(6 * PING_INTERVAL_S))
         assert not link.is_connected
     finally:
         nats_server.thaw()
@@ -290,7 +289,7 @@ async def test_no_server_is_one_error_with_the_url_and_without_credentials(tmp_p
     assert "nats://127.0.0.1:1,nats://127.0.0.1:2" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started_s < 4
+    assert time.monotonic() - started_s < promised(4.0)
 
 
 async def test_credentials_of_the_url_are_used_and_never_shown(
@@ -340,7 +339,7 @@ async def test_server_that_accepts_and_says_nothing_is_unreachable_in_time() -> 
         started_s = time.monotonic()
         with pytest.raises(ServerUnreachableError):
             await Connection.open(f"nats://127.0.0.1:{port}", name="test", connect_timeout_s=0.3)
-        assert time.monotonic() - started_s < 3
+        assert time.monotonic() - started_s < promised(3.0)
 
 
 async def test_close_ends_everything_and_twice_is_once(
@@ -369,7 +368,7 @@ async def test_close_of_a_black_holed_connection_is_bounded(nats_server: NatsSer
     try:
         for _ in range(20):
             connection.publish("deaf", b"x" * 900_000)
-        await asyncio.wait_for(connection.close(), 6)
+        await asyncio.wait_for(connection.close(), promised(6.0))
     finally:
         nats_server.thaw()
 

@@ -13,6 +13,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
 from cas_events.jetstream.reader import StreamReader
+from tests.harness.patience import promised
 from tests.harness.server import NatsServer
 from tests.harness.wait import until
 
@@ -130,7 +131,7 @@ async def test_crashes_under_load_lose_nothing(nats_server: NatsServer, sender: 
     for at in (2000, 7000, 11_000):
         await until(lambda at=at: len(sender.outcomes) > at)  # type: ignore[misc]
         nats_server.restart()
-    await asyncio.wait_for(producing, 30)
+    await asyncio.wait_for(producing, promised(30.0))
     assert await sender.publisher.drain(20)
     assert all(outcome.is_stored for outcome in sender.outcomes.values())
     found = await sender.stored()

@@ -13,6 +13,7 @@ from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.reader import Batch, StreamReader
+from tests.harness.patience import promised
 from tests.harness.server import NatsServer
 from tests.harness.wait import until, until_async
 
@@ -126,10 +127,10 @@ async def test_reading_starts_where_it_is_told_and_takes_what_matches(log: Log) 
 
 
 async def test_empty_stream_and_end_of_stream_are_caught_up(log: Log) -> None:
-    assert await asyncio.wait_for(read_all(log.reader()), 5) == []
+    assert await asyncio.wait_for(read_all(log.reader()), promised(5.0)) == []
     await log.write(3)
-    assert await asyncio.wait_for(read_all(log.reader(from_seq=4)), 5) == []
-    assert await asyncio.wait_for(read_all(log.reader(filters=[f"{log.name}.nothing"])), 5) == []
+    assert await asyncio.wait_for(read_all(log.reader(from_seq=4)), promised(5.0)) == []
+    assert await asyncio.wait_for(read_all(log.reader(filters=[f"{log.name}.nothing"])), promised(5.0)) == []
 
 
 async def test_live_messages_come_one_by_one_without_waiting_for_more(

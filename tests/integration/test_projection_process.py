@@ -28,6 +28,7 @@ from cas_events.sql_client import query
 from cas_events.wire.subjects import Names
 from projections.projector import Projector
 from projections.queries import query_file
+from tests.harness.patience import promised
 from tests.harness.server import NatsServer
 from tests.harness.wait import until, until_async
 
@@ -54,7 +55,7 @@ class ProjectorProcess:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, *self._args, env=self._environment, stderr=asyncio.subprocess.PIPE
         )
-        self.ready = await asyncio.wait_for(self._until_ready(), 20)
+        self.ready = await asyncio.wait_for(self._until_ready(), promised(20.0))
 
     async def _until_ready(self) -> dict[str, Any]:
         assert self.process
@@ -69,12 +70,12 @@ class ProjectorProcess:
     async def kill(self) -> None:
         assert self.process
         self.process.kill()
-        await asyncio.wait_for(self.process.communicate(), 10)
+        await asyncio.wait_for(self.process.communicate(), promised(10.0))
 
     async def terminate(self) -> tuple[int | None, str]:
         assert self.process
         self.process.send_signal(signal.SIGTERM)
-        _, stderr = await asyncio.wait_for(self.process.communicate(), 20)
+        _, stderr = await asyncio.wait_for(self.process.communicate(), promised(20.0))
         return self.process.returncode, stderr.decode()
 
 
@@ -100,7 +101,7 @@ async def rebuilt(url: str, deployment: str, path: Path) -> dict[str, list[tuple
         js = JetStream(connection)
         projector = await Projector.open(connection, names, path)
         running = asyncio.create_task(projector.run())
-        await projector.wait_for((await js.stream_info(names.events)).state.last_seq, 60)
+        await projector.wait_for((await js.stream_info(names.events)).state.last_seq, promised(60.0))
         commands = (await js.stream_info(names.commands)).state.last_seq
         await until(lambda: projector.positions.commands >= commands)
         projector.stop()
@@ -213,7 +214,7 @@ async def test_stream_cut_behind_the_position_is_one_clear_error(
         await js.append(*next(events))
     projector = await Projector.open(connection, names, tmp_path / "cas.duckdb")
     with pytest.raises(ProjectionError, match="has lost 1 to 4 to retention"):
-        await asyncio.wait_for(projector.run(), 10)
+        await asyncio.wait_for(projector.run(), promised(10.0))
     assert projector.positions == (0, 0)
     await projector.close()
 
@@ -225,7 +226,7 @@ async def test_wait_for_beyond_the_end_is_an_error_in_time(
     projector = await Projector.open(connection, Names(deployment), tmp_path / "cas.duckdb")
     running = asyncio.create_task(projector.run())
     with pytest.raises(QueryError, match=r"not projected after 0\.1 s") as caught:
-        await projector.wait_for(5, 0.1)
+        await projector.wait_for(5, promised(0.1))
     assert caught.value.reason == "timeout"
     projector.stop()
     await running
@@ -250,4 +251,4 @@ async def test_no_server_is_one_clear_error(deployment: str, tmp_path: Path) -> 
     with pytest.raises(AssertionError, match=r"^error: no NATS server answers at nats://127.0.0.1:1"):
         await process.start()
     assert process.process
-    assert await asyncio.wait_for(process.process.wait(), 5) == 1
+    assert await asyncio.wait_for(process.process.wait(), promised(5.0)) == 1

@@ -9,6 +9,7 @@ import pytest
 
 from cas_events import Client, UnknownTaskError
 from cas_events.errors import TaskNotEndedError
+from tests.harness.patience import promised
 from tests.harness.processes import Process, serving, settings
 from tests.harness.wait import until_async
 
@@ -34,7 +35,7 @@ async def test_a_dead_letter_is_retried_by_hand(nats_server, deployment: str, tm
 
             await until_async(listed, timeout_s=20, what="the dead letter")
             again = await client.retry_task(failed.task_id)
-            result = await asyncio.wait_for(again.result(), 20)
+            result = await asyncio.wait_for(again.result(), promised(20.0))
             events = [event async for event in again.events()]
             command = await client._session.js.message(client._session.names.commands, again.seq)
     finally:

@@ -16,6 +16,7 @@ from cas_events import Client, TaskContext
 from cas_events.domain.retry import RetryPolicy
 from cas_events.runner.intake import Intake
 from tests.harness.own_runner import LEASE_S, lifecycle, names_of, noop, running, send_raw
+from tests.harness.patience import promised
 from tests.harness.processes import serving
 from tests.harness.wait import until, until_async
 
@@ -35,7 +36,7 @@ async def test_a_second_use_of_an_id_does_not_take_the_lease_of_the_first(cas: C
         await send_raw(cas, "slow", "twice")
         await until(lambda: bool(began), what="running")
         await send_raw(cas, "other", "twice")
-        result = await asyncio.wait_for((await cas.task("twice")).result(), 20)
+        result = await asyncio.wait_for((await cas.task("twice")).result(), promised(20.0))
 
     assert result.status == "completed"
     assert began == [1]
@@ -56,10 +57,10 @@ async def test_a_cancel_reaches_a_task_whose_id_was_used_twice(cas: Client, make
     runner.register("other", noop)
     async with running(cas, runner):
         await send_raw(cas, "slow", "twice")
-        await asyncio.wait_for(began.wait(), 10)
+        await asyncio.wait_for(began.wait(), promised(10.0))
         await send_raw(cas, "other", "twice")
         await until_async(lambda: has_ended(cas, "other", "twice"), what="the duplicate is rejected")
-        await asyncio.wait_for(cas.cancel_task("twice", wait=True), 5)
+        await asyncio.wait_for(cas.cancel_task("twice", wait=True), promised(5.0))
 
     assert names_of(await lifecycle(cas, "slow", "twice")) == ["started", "cancelled"]
 
@@ -86,7 +87,9 @@ async def test_a_blocked_loop_loses_no_claim_that_it_has_not_seen_stored(
         await until(file.exists, what="blocking")
         async with serving(nats_server.url, deployment, "blocker,fragile", **options):
             tasks = [await cas.task(f"f{n}") for n in range(95)]
-            results = await asyncio.wait_for(asyncio.gather(*(task.result() for task in tasks)), 30)
+            results = await asyncio.wait_for(
+                asyncio.gather(*(task.result() for task in tasks)), promised(30.0)
+            )
 
     assert {result.status for result in results} == {"completed"}
 
@@ -97,7 +100,7 @@ async def test_one_place_serves_every_agent(cas: Client, make_runner) -> None:
         runner.register(agent, noop)
     async with running(cas, runner):
         for agent in ("third", "first", "second", "third"):
-            result = await asyncio.wait_for(cas.execute_task(agent), 6)
+            result = await asyncio.wait_for(cas.execute_task(agent), promised(6.0))
             assert result.status == "completed"
 
 
@@ -110,7 +113,7 @@ async def test_one_place_is_woken_for_a_retry(cas: Client, make_runner) -> None:
 
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("flaky", not_before=at), 10)
+        result = await asyncio.wait_for(cas.execute_task("flaky", not_before=at), promised(10.0))
 
     assert result.status == "completed"
 
@@ -121,7 +124,7 @@ async def test_a_fault_of_the_keeper_is_survived(
     runner = make_runner()
     runner.register("noop", noop)
     async with running(cas, runner):
-        assert (await asyncio.wait_for(cas.execute_task("noop"), 5)).is_success
+        assert (await asyncio.wait_for(cas.execute_task("noop"), promised(5.0))).is_success
         ask, faults = Intake.ask, [1]
 
         def fail_once(intake: Intake) -> None:
@@ -133,6 +136,6 @@ async def test_a_fault_of_the_keeper_is_survived(
         monkeypatch.setattr(Intake, "ask", fail_once)
         await until(lambda: not faults, what="the fault")
         task = await cas.submit_task("noop", wait_for_runner_s=10)
-        result = await asyncio.wait_for(task.result(), 10)
+        result = await asyncio.wait_for(task.result(), promised(10.0))
 
     assert result.is_success

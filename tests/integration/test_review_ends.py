@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 
 from cas_events import Client, TaskContext
+from tests.harness.faults import last_for
 from tests.harness.own_runner import LEASE_S, lifecycle, names_of, noop, running
+from tests.harness.patience import promised
 from tests.harness.processes import serving
 from tests.harness.wait import until, until_async
 
@@ -60,7 +61,7 @@ async def test_a_full_log_at_the_end_does_not_run_a_task_twice(
         go.set()
         await until(lambda: "waits for the log" in caplog.text, what="refused")
         await update_stream(cas, info.config)
-        result = await asyncio.wait_for(task.result(), 15)
+        result = await asyncio.wait_for(task.result(), promised(15.0))
 
     assert result.status == "completed"
     assert began == [1]
@@ -84,11 +85,8 @@ async def test_a_time_beyond_the_servers_clock_is_no_busy_loop(cas: Client, make
 
         await until_async(is_settled, what="both wait")
 
-        async def are_due() -> bool:
-            return (await js.stream_info(names.timers)).state.last_seq > 2
-
-        with pytest.raises(AssertionError, match="not within"):
-            await until_async(are_due, timeout_s=1)
+        await last_for(1.0)
+        assert (await js.stream_info(names.timers)).state.last_seq <= 2, "none of them is due"
 
 
 async def test_code_that_ignores_its_end_does_not_keep_the_process(
@@ -97,12 +95,10 @@ async def test_code_that_ignores_its_end_does_not_keep_the_process(
     file = tmp_path / "marks"
     async with serving(nats_server.url, deployment, "stubborn", lease_s=LEASE_S, grace_s=0.5) as process:
         task = await cas.submit_task(
-            "stubborn", {"file": str(file), "enough": str(tmp_path / "enough"), "sleep_s": 30}
+            "stubborn", {"file": str(file), "enough": str(tmp_path / "enough"), "sleep_s": 120}
         )
         await until(file.exists, what="running")
-        began_s = time.monotonic()
         process.terminate(timeout_s=8)
-        assert time.monotonic() - began_s < 8
     assert names_of(await lifecycle(cas, "stubborn", task.task_id)) == ["started", "retrying"]
 
 
@@ -113,7 +109,7 @@ async def test_logs_after_the_end_hold_back_nothing(cas: Client, make_runner) ->
     @runner.agent("noisy")
     async def noisy(ctx: TaskContext, _input: dict) -> dict:
         async def shout() -> None:
-            for _ in range(20_000):
+            while True:
                 ctx.log.info("still here", filler="x" * 100)
                 await ctx.output({"n": 1})
                 await asyncio.sleep(0)
@@ -123,7 +119,8 @@ async def test_logs_after_the_end_hold_back_nothing(cas: Client, make_runner) ->
         return {}
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("noisy"), 3)
+        result = await asyncio.wait_for(cas.execute_task("noisy"), promised(3.0))
+        assert not noise[0].done()
         noise[0].cancel()
     assert result.is_success
     stored = [event async for event in cas.replay(task_id=result.task_id)]
@@ -138,7 +135,9 @@ async def test_large_metadata_reaches_the_agent(cas: Client, make_runner) -> Non
         return {"length": len(ctx.metadata.get("text", ""))}
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("meta", metadata={"text": "x" * 300_000}), 10)
+        result = await asyncio.wait_for(
+            cas.execute_task("meta", metadata={"text": "x" * 300_000}), promised(10.0)
+        )
     assert result.output == {"length": 300_000}
 
 
@@ -154,7 +153,7 @@ async def test_an_error_that_cannot_say_what_it_is(cas: Client, make_runner) -> 
         raise MuteError
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("mute"), 10)
+        result = await asyncio.wait_for(cas.execute_task("mute"), promised(10.0))
     assert (result.status, result.reason) == ("failed", "error")
     assert result.error
     assert result.error["type"] == "MuteError"
@@ -184,7 +183,7 @@ async def test_a_graph_that_fails_while_it_streams_leaves_no_node_behind(cas: Cl
     runner = make_runner()
     runner.register("graph", graph, max_attempts=1)
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("graph"), 10)
+        result = await asyncio.wait_for(cas.execute_task("graph"), promised(10.0))
         assert ended == ["slow"]
     assert result.error
     assert result.error["type"] == "NotJsonError"
@@ -210,7 +209,7 @@ async def test_a_handed_over_task_was_started(cas: Client, make_runner) -> None:
         await until_async(has_started, what="started")
     await js.append(names.cancel(task.task_id), b"{}")
     async with running(cas, second):
-        await asyncio.wait_for(task.result(), 10)
+        await asyncio.wait_for(task.result(), promised(10.0))
     cancelled = (await lifecycle(cas, "sleeper", task.task_id))[-1]
     assert cancelled.type == "cas.task.cancelled"
     assert cancelled.data["started"] is True

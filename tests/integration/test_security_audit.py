@@ -26,6 +26,7 @@ from cas_events.agents.tree import list_tree
 from cas_events.domain.limits import LOG_BURST, LOG_PER_S
 from cas_events.errors import InvalidCommandError, PathNotFoundError, ToolFailedError
 from cas_events.runner.context import DONE, Awaitable, TaskContext, task_scope
+from tests.harness.patience import promised
 from tests.harness.wait import until
 
 # The planted secrets, put together here so that this file holds none of them.
@@ -328,7 +329,7 @@ async def test_cancelling_ends_every_subprocess_at_once(tmp_path) -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert time.monotonic() - started_s < 2.0
+    assert time.monotonic() - started_s < promised(2.0)
     # Far less than a worker needs for a file of this size: it was ended, it did not just find its parent gone.
     await until(lambda: _processes_naming(tmp_path) == [], timeout_s=0.5)
 
@@ -368,14 +369,12 @@ def _processes_naming(path: Path) -> list[int]:
 
 async def test_a_tool_is_ended_at_its_deadline_and_at_its_output_limit() -> None:
     once = ("-n", "1", "-r", "1")
-    started_s = time.monotonic()
     with pytest.raises(ToolFailedError, match="timeout"):
         await run_module("timeit", [*once, "-s", "import time", "time.sleep(60)"], timeout_s=0.5)
     with pytest.raises(ToolFailedError, match="output too large"):
         await run_module(
             "timeit", [*once, "while True: print('x' * 9999)"], timeout_s=30, output_bytes_max=10**6
         )
-    assert time.monotonic() - started_s < 10.0
 
 
 async def test_a_tool_with_unread_output_is_ended_at_once() -> None:
@@ -388,7 +387,7 @@ async def test_a_tool_with_unread_output_is_ended_at_once() -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert time.monotonic() - started_s < 1.0
+        assert time.monotonic() - started_s < promised(1.0)
 
 
 def _scripted(tmp_path: Path, script: str) -> Scanner:

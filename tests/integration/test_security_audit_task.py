@@ -16,6 +16,7 @@ from cas_events.agents import register_samples
 from cas_events.jetstream.api import JetStream
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
+from tests.harness.patience import promised
 from tests.harness.wait import until
 
 PASSWORD = "hunter2" + "secretvalue"
@@ -32,18 +33,18 @@ async def cas(task_settings: Settings) -> AsyncIterator[Client]:
     runner = Runner(settings=task_settings)
     register_samples(runner)
     running = asyncio.create_task(runner.run(handle_signals=False))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(promised(20.0)):
         await runner.ready.wait()
     async with Client(settings=task_settings) as client:
         yield client
     runner.stop()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(promised(20.0)):
         await running
 
 
 async def test_an_audit_is_followed_and_stores_no_secret(cas: Client, tmp_path: Path) -> None:
     (tmp_path / "weak.py").write_text(WEAK)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(promised(60.0)):
         events = [event async for event in cas.stream_task("security-audit", {"path": str(tmp_path)})]
     assert events[-1].type == "cas.task.completed", events[-1].data
     output = events[-1].data["output"]
@@ -66,7 +67,7 @@ async def test_nothing_in_any_stream_holds_the_secret(
     cas: Client, js: JetStream, deployment: str, tmp_path: Path
 ) -> None:
     (tmp_path / "weak.py").write_text(WEAK)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(promised(60.0)):
         result = await cas.execute_task("security-audit", {"path": str(tmp_path)})
         assert result.status == "completed"
         names = Names(deployment)
@@ -84,7 +85,7 @@ async def _everything(js: JetStream, stream: str) -> bytes:
 
 
 async def test_a_missing_path_fails_once_with_the_path(cas: Client, tmp_path: Path) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(promised(60.0)):
         events = [
             event async for event in cas.stream_task("security-audit", {"path": str(tmp_path / "gone")})
         ]
@@ -101,7 +102,7 @@ async def test_a_cancel_ends_the_scanners(cas: Client, tmp_path: Path) -> None:
     body = "".join(f"def f{number}(x):\n    assert x\n\n\n" for number in range(15_000))
     for number in range(20):
         (tmp_path / f"m{number}.py").write_text(body)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(promised(60.0)):
         task = await cas.submit_task("security-audit", {"path": str(tmp_path)})
         await until(lambda: _is_scanning(tmp_path), timeout_s=20, what="scanners run")
         await task.cancel("enough", wait=True)

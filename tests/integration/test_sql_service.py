@@ -20,6 +20,7 @@ from cas_events.wire.subjects import Names
 from projections.projector import Projector
 from projections.queries import Limits, Queries, query_file
 from projections.service import SqlService
+from tests.harness.patience import promised
 from tests.integration.test_projection_process import projecting
 
 
@@ -207,7 +208,7 @@ async def test_query_that_heeds_no_interrupt_ends_with_the_process_and_projectin
         with pytest.raises(QueryError) as caught:
             await query(connection, deployment, "SELECT length(repeat('x', 4000000000))")
         assert caught.value.reason == "timeout"
-        ready = await asyncio.wait_for(projector._until_ready(), 30)
+        ready = await asyncio.wait_for(projector._until_ready(), promised(30.0))
         assert ready["pid"] == pid
         assert ready["events_seq"] == ack.seq
         ack = await js.append(Names(deployment).agent_event("analyst"), b"y")
@@ -235,5 +236,5 @@ except QueryError as error:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(tmp_path / "cas.duckdb"), stdout=asyncio.subprocess.PIPE
     )
-    stdout, _ = await asyncio.wait_for(process.communicate(), 15)
+    stdout, _ = await asyncio.wait_for(process.communicate(), promised(15.0))
     assert stdout == b"timeout\n"

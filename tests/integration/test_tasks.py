@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from cas_events import AgentUnavailableError, Client, DuplicateTaskError, UnknownTaskError
 from cas_events.domain.events import Event
+from tests.harness.patience import IS_TORTURE, promised
 from tests.harness.processes import RunnerProcess, lines, settings, until_served
 from tests.harness.wait import until, until_async
 
@@ -36,7 +38,7 @@ async def cas(nats_server, runner: RunnerProcess) -> AsyncIterator[Client]:
 
 
 async def collect(stream) -> list[Event]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(promised(30.0)):
         return [event async for event in stream]
 
 
@@ -108,13 +110,11 @@ async def test_a_node_that_exits_takes_nobody_along(cas: Client) -> None:
 
 
 async def test_a_timeout_ends_an_attempt(cas: Client) -> None:
-    began_s = time.monotonic()
     own = await cas.execute_task("sleeper", {}, timeout_s=0.2)
     agents = await cas.execute_task("brief", {})
 
     assert (own.status, own.reason) == ("failed", "timeout")
     assert (agents.status, agents.reason) == ("failed", "timeout")
-    assert time.monotonic() - began_s < 5
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ async def test_large_input_and_output_travel_by_claim_check(cas: Client) -> None
 
 
 async def test_a_thousand_tasks_at_once(cas: Client) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(promised(60.0)):
         results = await asyncio.gather(*(cas.execute_task("noop") for _ in range(1_000)))
 
     assert {result.status for result in results} == {"completed"}
@@ -234,14 +234,18 @@ async def test_a_stream_shows_every_attempt(cas: Client) -> None:
     assert [event.data["tries"] for event in events] == [1, 1, 2, 2]
 
 
-async def test_events_are_pushed_while_the_task_runs(cas: Client) -> None:
-    lags_s = []
-    async for event in cas.stream_task("ticker", {"ticks": 30}):
+async def test_events_are_pushed_while_the_task_runs(cas: Client, tmp_path: Path) -> None:
+    """The task ends only when its follower has seen all that it says before."""
+    enough, lags_s = tmp_path / "enough", list[float]()
+    async for event in cas.stream_task("ticker", {"ticks": 30, "until": str(enough)}):
         if event.type == "cas.progress":
             lags_s.append(time.time() - event.time.timestamp())
+        if len(lags_s) == 30:
+            enough.touch()
 
     assert len(lags_s) == 30
-    assert sorted(lags_s)[15] < 0.05
+    if IS_TORTURE:
+        assert statistics.median(lags_s) < 0.05
 
 
 async def test_a_late_follower_sees_what_a_live_one_saw(cas: Client) -> None:
@@ -295,7 +299,7 @@ async def test_one_client_follows_many_tasks_with_few_subscriptions(cas: Client)
 @pytest.mark.parametrize("agent", ["sleeper", "slow-workflow"])
 async def test_cancel_in_the_middle(cas: Client, agent: str) -> None:
     task = await cas.submit_task(agent, {})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(promised(10.0)):
         async for event in task.events():
             if event.type == "cas.task.started":
                 break
@@ -339,12 +343,13 @@ async def test_an_agent_that_swallows_cancellation_is_cancelled_after_the_grace(
     await until(lambda: len(lines(file)) == 1, what="the agent runs")
     began_s = time.monotonic()
 
-    await task.cancel(wait=True)
+    await asyncio.wait_for(task.cancel(wait=True), promised(3.0))
     took_s = time.monotonic() - began_s
+    assert "returned" not in lines(file)
     enough.touch()
     await until(lambda: "returned" in lines(file), what="the agent returns")
 
-    assert 0.9 < took_s < 3
+    assert took_s > 0.9  # the grace
     events = await collect(task.events())
     assert short(events)[-1] == "task.cancelled"
     assert "still here" not in [event.data.get("message") for event in events]

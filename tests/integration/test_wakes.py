@@ -18,6 +18,7 @@ from cas_events import Client, TaskContext
 from cas_events.domain.retry import RetryPolicy
 from tests.harness import own_runner
 from tests.harness.own_runner import lifecycle, names_of, running
+from tests.harness.patience import promised
 from tests.harness.processes import settings
 from tests.harness.wait import until
 
@@ -44,7 +45,7 @@ async def test_a_task_that_was_to_start_later_is_retried(cas: Client, nats_serve
         return {"attempt": ctx.attempt}
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("flaky", not_before=in_a_second()), 15)
+        result = await asyncio.wait_for(cas.execute_task("flaky", not_before=in_a_second()), promised(15.0))
 
     assert (result.status, result.output) == ("completed", {"attempt": 3})
 
@@ -64,7 +65,7 @@ async def test_a_long_delay_is_followed_by_a_short_one(cas: Client, nats_server,
         return {"attempt": ctx.attempt}
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("flaky"), 20)
+        result = await asyncio.wait_for(cas.execute_task("flaky"), promised(20.0))
 
     assert (result.status, result.output) == ("completed", {"attempt": 3})
 
@@ -87,7 +88,7 @@ async def test_an_attempt_that_a_wake_began_is_handed_over(cas: Client, nats_ser
         task = await cas.submit_task("slow", task_id="later", not_before=in_a_second())
         await until(lambda: bool(attempts), what="the first attempt")
     async with running(cas, make()):
-        result = await asyncio.wait_for(task.result(), 15)
+        result = await asyncio.wait_for(task.result(), promised(15.0))
 
     assert (result.status, attempts) == ("completed", [1, 2])
     told = await lifecycle(cas, "slow", "later")

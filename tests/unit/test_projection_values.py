@@ -18,6 +18,7 @@ from projections.handover import Handover
 from projections.past import in_the_past
 from projections.statements import script, statements
 from projections.store import StatementCheck
+from tests.harness.patience import promised
 
 
 def _message(seq: int, data: bytes = b"{}", subject: str = "cas.evt.log.a.t") -> StoredMessage:
@@ -92,7 +93,7 @@ async def test_take_brings_what_is_there_in_order() -> None:
     await waiting.put("A", [_message(1), _message(2)], 0)
     await waiting.put("B", [_message(1)], 0)
     await waiting.put("A", [_message(3)], 0)
-    batch = await asyncio.wait_for(taken, 1)
+    batch = await asyncio.wait_for(taken, promised(1.0))
     assert [message.seq for message in batch["A"]] == [1, 2, 3]
     assert [message.seq for message in batch["B"]] == [1]
 
@@ -101,7 +102,7 @@ async def test_take_waits_for_a_worthwhile_batch_but_not_for_ever() -> None:
     waiting = Handover()
     await waiting.put("A", [_message(1)], handover.WORTHWHILE)
     began = asyncio.get_running_loop().time()
-    batch = await asyncio.wait_for(waiting.take(), 5)
+    batch = await asyncio.wait_for(waiting.take(), promised(5.0))
     assert asyncio.get_running_loop().time() - began >= handover.PATIENCE_S * 0.9
     assert len(batch["A"]) == 1
 
@@ -114,7 +115,7 @@ async def test_put_waits_for_room() -> None:
     assert not blocked.done()
     batch = await waiting.take()
     assert len(batch["A"]) == handover.BATCH_MAX
-    await asyncio.wait_for(blocked, 1)
+    await asyncio.wait_for(blocked, promised(1.0))
     rest = await waiting.take()
     assert len(rest["A"]) == handover.BUFFER_MESSAGES - handover.BATCH_MAX + 1
 
@@ -126,7 +127,7 @@ async def test_put_waits_for_bytes() -> None:
     await asyncio.wait([blocked], timeout=0.05)
     assert not blocked.done()
     await waiting.take()
-    await asyncio.wait_for(blocked, 1)
+    await asyncio.wait_for(blocked, promised(1.0))
 
 
 # --- results -------------------------------------------------------------------------------------------------------
