@@ -23,6 +23,7 @@ from cas_events.follow import EventStream, ResultWaiter
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
 from cas_events.live import LiveHub
 from cas_events.results import TaskResult, result_from
@@ -179,13 +180,13 @@ class Task:
         Returns:
             ``requested``, ``already_requested`` or ``already_finished``.
         """
-        if await self._is_finished():
-            return "already_finished"
         session = self._session
+        # It listens from before the look on, so that the end cannot fall between the two.
         with session.waiter(self.agent_id, self.task_id) as waiter:
+            if await self._seems_finished():
+                return "already_finished"
             is_ours = await submit.send_cancel(session.js, session.names, self.task_id, reason, requested_by)
             if wait:
-                await patiently(waiter.look)
                 await waiter.wait()
         return "requested" if is_ours else "already_requested"
 
@@ -218,10 +219,25 @@ class Task:
         names = self._session.names
         subject = names.lifecycle(self.agent_id, self.task_id)
         js = self._session.js
-        last = await patiently(lambda: js.last_message(names.events, subject), give_up_s=submit.PATIENCE_S)
-        if last is None:
-            return False
-        try:
-            return decode_event(last.data, seq=last.seq, stream=last.stream).type in TERMINAL_TYPES
-        except WireError:
-            return False
+        return _is_end(
+            await patiently(lambda: js.last_message(names.events, subject), give_up_s=submit.PATIENCE_S)
+        )
+
+    async def _seems_finished(self) -> bool:
+        """As `_is_finished`, from any replica: one that is behind only makes a cancel that comes too late."""
+        names = self._session.names
+        subject = names.lifecycle(self.agent_id, self.task_id)
+        js = self._session.js
+        return _is_end(
+            await patiently(lambda: js.direct_message(names.events, subject), give_up_s=submit.PATIENCE_S)
+        )
+
+
+def _is_end(last: StoredMessage | None) -> bool:
+    """Whether a task's last lifecycle event is a terminal one."""
+    if last is None:
+        return False
+    try:
+        return decode_event(last.data, seq=last.seq, stream=last.stream).type in TERMINAL_TYPES
+    except WireError:
+        return False

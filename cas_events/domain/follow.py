@@ -65,6 +65,8 @@ class Sequencer:
         key = (event.attempt, event.index)
         if self.is_done or event.is_duplicate_rejection or key < (self._attempt, self._next_index):
             return []
+        if not self._held and key == (self._attempt, self._next_index):
+            return self._deliver(key, event, [])  # Nearly all of them: nothing is missing and nothing waits.
         self._held.setdefault(key, event)
         return self._advance()
 
@@ -82,7 +84,7 @@ class Sequencer:
         for key in sorted(self._held):
             if self.is_done or not (key <= last_lifecycle or self._held[key].time < final_before):
                 break
-            self._deliver(key, delivered)
+            self._deliver(key, self._held.pop(key), delivered)
         return delivered + self._advance()
 
     def _advance(self) -> list[Event]:
@@ -93,11 +95,10 @@ class Sequencer:
             key = (self._attempt, self._next_index)
             if key not in self._held:
                 break
-            self._deliver(key, delivered)
+            self._deliver(key, self._held.pop(key), delivered)
         return delivered
 
-    def _deliver(self, key: Key, delivered: list[Event]) -> None:
-        event = self._held.pop(key)
+    def _deliver(self, key: Key, event: Event, delivered: list[Event]) -> list[Event]:
         delivered.append(event)
         first = self._next_index if key[0] == self._attempt else 0
         if key[1] > first:
@@ -108,3 +109,4 @@ class Sequencer:
         if event.is_terminal:
             self.is_done = True
             self._held.clear()
+        return delivered

@@ -19,8 +19,9 @@ from cas_events.errors import WireError
 from cas_events.jetstream.links import Client, socket_transport
 from cas_events.jetstream.parser import Handler, Parser
 
-# What one loop iteration may collect before it is handed to the transport at once.
-_COALESCE_BYTES = 256 * 1024
+# What one loop iteration may collect before it is written. The server works on it while the iteration goes on: with
+# 256 KiB the two took turns, which cost a fifth of the tasks that one worker runs (6,600/s against 7,900/s).
+_COALESCE_BYTES = 16 * 1024
 
 logger = logging.getLogger(__name__)
 

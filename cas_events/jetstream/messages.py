@@ -9,6 +9,7 @@ functions here look one value up. Names are matched exactly as NATS sends them, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -81,12 +82,17 @@ def status_code(header: bytes) -> int:
 
 def header_value(header: bytes, name: str) -> str | None:
     """First value of ``name`` in a raw header block, without surrounding blanks; None if it is not there."""
-    key = f"\r\n{name}:".encode()
+    key = _start_of(name)
     start = header.find(key)
     if start < 0:
         return None
     start += len(key)
     return header[start : header.find(b"\r\n", start)].decode("utf-8", "replace").strip()
+
+
+@lru_cache(maxsize=64)
+def _start_of(name: str) -> bytes:
+    return f"\r\n{name}:".encode()
 
 
 def build_header(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> bytes:

@@ -315,11 +315,13 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _progress_data(origin: _Origin, progress: _Progress) -> bytes:
     text, _ = cut_utf8(progress[1], LOG_LINE_BYTES)
-    data = b'{"progress":%b,"message":%b' % (encode_lossy(progress[0]), encode_lossy(text))
-    for name, value in zip((b"node", b"agent"), origin, strict=True):
-        if value is not None:
-            data += b',"%b":%b' % (name, encode_lossy(value))
-    return data + b"}"
+    data: dict[str, Any] = {"progress": progress[0], "message": text}
+    node, agent = origin
+    if node is not None:
+        data["node"] = node
+    if agent is not None:
+        data["agent"] = agent
+    return encode_lossy(data)
 
 
 class _Breath:
