@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from cas_events.errors import (
         AgentUnavailableError,
         CasEventsError,
+        CheckpointFencedError,
         DuplicateTaskError,
         InvalidCommandError,
         NonRetryableError,
         NotJsonError,
         UnknownTaskError,
     )
+    from cas_events.jetstream.checkpoints.saver import JetStreamSaver
     from cas_events.results import TaskResult
     from cas_events.runner.context import TaskContext, current_task
     from cas_events.runner.worker import Runner
@@ -36,11 +38,13 @@ _HOMES = {
     "AgentUnavailableError": "errors",
     "CancelAnswer": "session",
     "CasEventsError": "errors",
+    "CheckpointFencedError": "errors",
     "Client": "client",
     "DuplicateTaskError": "errors",
     "Event": "domain.events",
     "Interrupt": "answers",
     "InvalidCommandError": "errors",
+    "JetStreamSaver": "jetstream.checkpoints.saver",
     "NonRetryableError": "errors",
     "NotJsonError": "errors",
     "ResumeAnswer": "answers",
@@ -59,11 +63,13 @@ __all__ = [
     "AgentUnavailableError",
     "CancelAnswer",
     "CasEventsError",
+    "CheckpointFencedError",
     "Client",
     "DuplicateTaskError",
     "Event",
     "Interrupt",
     "InvalidCommandError",
+    "JetStreamSaver",
     "NonRetryableError",
     "NotJsonError",
     "ResumeAnswer",

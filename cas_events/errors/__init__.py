@@ -7,6 +7,12 @@ and imports nothing from the package. Server errors are told apart by their JetS
 from __future__ import annotations
 
 from cas_events.errors.agents import AgentProcessDiedError, AgentProcessError, NonRetryableError
+from cas_events.errors.checkpoints import (
+    CheckpointFencedError,
+    CheckpointUnreadableError,
+    SyncOnLoopError,
+    ThreadBusyError,
+)
 from cas_events.errors.requests import (
     AgentUnavailableError,
     DuplicateTaskError,
@@ -54,6 +60,8 @@ __all__ = [
     "AgentUnavailableError",
     "BlobError",
     "CasEventsError",
+    "CheckpointFencedError",
+    "CheckpointUnreadableError",
     "ConnectionLostError",
     "DuplicateTaskError",
     "InvalidCommandError",
@@ -81,7 +89,9 @@ __all__ = [
     "StreamFullError",
     "StreamRewoundError",
     "StreamUnavailableError",
+    "SyncOnLoopError",
     "TaskNotEndedError",
+    "ThreadBusyError",
     "ToolFailedError",
     "ToolsMissingError",
     "TopologyMismatchError",

@@ -217,8 +217,10 @@ def cron_consumer(deployment: str, lease_s: float) -> ConsumerSpec:
     return ConsumerSpec(names.timers, "cron", (f"{deployment}.due.cron.*",), lease_s, 1000)
 
 
-async def ensure_streams(js: JetStream, deployment: str, replicas: int = 1) -> dict[str, StreamInfo]:
-    """Create what is missing and check what is there: one round trip when all exist.
+async def ensure_streams(
+    js: JetStream, deployment: str, replicas: int = 1, *, only: str = ""
+) -> dict[str, StreamInfo]:
+    """Create what is missing and check what is there: one round trip when all exist; ``only`` one stream, if named.
 
     Returns:
         Each stream's info, by its name.
@@ -228,7 +230,7 @@ async def ensure_streams(js: JetStream, deployment: str, replicas: int = 1) -> d
         ServerFeatureError: the server is too old, or has no JetStream.
     """
     check_server(js.connection.server_version)
-    specs = stream_specs(deployment)
+    specs = [spec for spec in stream_specs(deployment) if only in {"", spec.name}]
     try:
         infos = await asyncio.gather(
             *(_while_electing(partial(_ensure_stream, js, spec, replicas)) for spec in specs)

@@ -113,6 +113,12 @@ class Names:
         """Subject on which a schedule fires: the wake of attempt ``n``, 0 for a first start."""
         return f"{self.deployment}.due.{agent}.{task}.{n}"
 
+    # --- checkpoints; what is below a thread is `wire.threads`' --------------------------------------------------------
+
+    def thread(self, token: str) -> str:
+        """What the subjects of a LangGraph thread begin with; ``*`` stands for every thread."""
+        return f"{self.deployment}.ckpt.{token}"
+
     # --- services, on core NATS ------------------------------------------------------------------------------------
 
     def runner_service(self, runner: str) -> str:

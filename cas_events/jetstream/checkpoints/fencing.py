@@ -1,0 +1,232 @@
+"""Writing under the fence of a thread: everything stored is stored while the fence is this writer's (PROTOCOL section 9).
+
+The first batch of a writer moves the fence, expecting it where it was read, and brings its first messages along; each
+later one has the fence's sequence as its condition. One batch is on its way at a time, because the server takes one
+write per fence (10164 on three replicas); what comes meanwhile waits and goes out together as the next batch. A batch
+is atomic, and its last message is the point of commit.
+
+No answer is settled by evidence: a batch that moves the fence is stored if the fence has this writer's name; any other
+may be sent again, as its messages replace themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from cas_events.errors import (
+    CheckpointFencedError,
+    ConnectionLostError,
+    NotConnectedError,
+    RefusedError,
+    WrongLastSequenceError,
+)
+from cas_events.jetstream.batches import UNFINISHED, Outgoing, append_together
+from cas_events.jetstream.checkpoints.stream import CheckpointStream
+from cas_events.wire.checkpoints import Fence, decode_fence, encode_fence
+from cas_events.wire.threads import ThreadSubjects
+
+_BATCH_MESSAGES = 900
+_BATCH_BYTES = 8 * 1024 * 1024
+_TIMEOUT_S = 5.0
+_IN_FLIGHT = 10164
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+_DELAY_S = 0.002
+_DELAY_MAX_S = 0.5
+
+
+class _Group:
+    __slots__ = ("future", "messages")
+
+    def __init__(self, messages: list[Outgoing], future: asyncio.Future[None]) -> None:
+        self.messages = messages
+        self.future = future
+
+
+class FencedWriter:
+    """Stores messages of one thread, one batch after another.
+
+    Args:
+        stream: of the checkpoints.
+        subjects: of the thread.
+        thread_id: the thread, for errors.
+        fence_seq: the fence as it was read; 0 if there was none.
+        fence: what the fence shall say.
+        on_failure: called when something was not stored.
+
+    Attributes:
+        fence_seq: the fence as this writer knows it.
+        is_holder: whether this writer has moved it there.
+        error: why nothing more can be written; None while all is well.
+    """
+
+    def __init__(
+        self,
+        stream: CheckpointStream,
+        subjects: ThreadSubjects,
+        thread_id: str,
+        fence_seq: int,
+        fence: Fence,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self.fence_seq = fence_seq
+        self.is_holder = False
+        self.error: CheckpointFencedError | None = None
+        self._stream = stream
+        self._subjects = subjects
+        self._thread_id = thread_id
+        self._fence = msgspec.structs.replace(fence, writer=uuid.uuid4().hex)
+        self._on_failure = on_failure
+        self._queue: deque[_Group] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def store(self, messages: list[Outgoing]) -> None:
+        """Store messages, the last one last; what others store at this moment goes along.
+
+        Raises:
+            CheckpointFencedError: another writer has the thread; nothing was stored.
+            ServerError: not stored, or not known to be.
+        """
+        if self.error is not None:
+            raise self.error
+        group = _Group(messages, self._stream.loop.create_future())
+        group.future.add_done_callback(_look_at)
+        self._queue.append(group)
+        if self._flushing is None:
+            self._flushing = self._stream.loop.create_task(self._flush())
+        # Whoever loses interest does not stop what others wait for.
+        await asyncio.shield(group.future)
+
+    async def take(self) -> None:
+        """Move the fence now, again if it is this writer's already: every other view of the thread is void then."""
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        self.is_holder = False
+        self._fence = msgspec.structs.replace(self._fence, writer=uuid.uuid4().hex)
+        await self.store([])
+
+    async def _flush(self) -> None:
+        """Send until nothing waits. What cannot be stored fails together with all that waits behind it."""
+        groups: list[_Group] = []
+        try:
+            while self._queue:
+                groups = self._next_groups()
+                for part in _parts([message for group in groups for message in group.messages]):
+                    await self._send(part)
+                for group in groups:
+                    _settle(group.future, None)
+                groups = []
+        except BaseException as error:
+            self._on_failure()
+            if isinstance(error, CheckpointFencedError):
+                self.error = error
+            for group in (*groups, *self._queue):
+                _settle(group.future, error)
+            self._queue.clear()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._flushing = None
+
+    def _next_groups(self) -> list[_Group]:
+        groups = [self._queue.popleft()]
+        count = len(groups[0].messages)
+        size = _size(groups[0].messages)
+        while self._queue:
+            count += len(self._queue[0].messages)
+            size += _size(self._queue[0].messages)
+            if count > _BATCH_MESSAGES or size > _BATCH_BYTES:
+                break
+            groups.append(self._queue.popleft())
+        return groups
+
+    async def _send(self, messages: Sequence[Outgoing]) -> None:
+        deadline_s = time.monotonic() + self._stream.patience_s
+        delay_s = _DELAY_S
+        while True:
+            try:
+                return await self._send_once(messages)
+            except WrongLastSequenceError as error:
+                if error.err_code != _IN_FLIGHT:
+                    if not self.is_holder and await self._has_moved_fence():
+                        return None
+                    raise await self._fenced() from error
+                failure: Exception = error
+            except (ConnectionLostError, NotConnectedError) as error:
+                failure = error
+            except RefusedError as error:
+                if error.err_code not in UNFINISHED:
+                    raise
+                failure = error
+            if time.monotonic() + delay_s > deadline_s:
+                raise failure
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _DELAY_MAX_S)
+
+    async def _send_once(self, messages: Sequence[Outgoing]) -> None:
+        expected = (_EXPECTED, str(self.fence_seq))
+        if self.is_holder:
+            first, *rest = messages
+            condition = (expected, (_EXPECTED_SUBJECT, self._subjects.fence))
+            await append_together(
+                self._stream.js, [first._replace(headers=condition), *rest], timeout_s=_TIMEOUT_S
+            )
+            return
+        fence = Outgoing(self._subjects.fence, encode_fence(self._fence), (expected,))
+        ack = await append_together(self._stream.js, [fence, *messages], timeout_s=_TIMEOUT_S)
+        self.fence_seq = ack.seq - len(messages)
+        self.is_holder = True
+
+    async def _has_moved_fence(self) -> bool:
+        """Whether an earlier try, whose answer was lost, has stored everything."""
+        found = await self._stream.last(self._subjects.fence)
+        if found is None or decode_fence(found.data).writer != self._fence.writer:
+            return False
+        self.fence_seq = found.seq
+        self.is_holder = True
+        return True
+
+    async def _fenced(self) -> CheckpointFencedError:
+        found = await self._stream.last(self._subjects.fence)
+        holder = str(decode_fence(found.data)) if found is not None else "nobody (the fence is gone)"
+        return CheckpointFencedError(self._thread_id, holder)
+
+
+def _parts(messages: list[Outgoing]) -> Iterator[list[Outgoing]]:
+    """What goes into one batch each; one part at least."""
+    part: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        if part and (len(part) >= _BATCH_MESSAGES or size + len(message.payload) > _BATCH_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(message)
+        size += len(message.payload)
+    yield part
+
+
+def _size(messages: Iterable[Outgoing]) -> int:
+    return sum(len(message.payload) for message in messages)
+
+
+def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(
+            error if isinstance(error, Exception) else ConnectionLostError("the saver has ended")
+        )
+
+
+def _look_at(future: asyncio.Future[None]) -> None:
+    """Whoever waited may have been cancelled; the failure is then nobody's."""
+    if not future.cancelled():
+        future.exception()
