@@ -107,6 +107,7 @@ class Session:
         if command.is_own_id:
             await submit.require_unused(self.js, self.names, command.agent_id, command.task_id)
         await self.require_runner(command.agent_id, command.wait_for_runner_s)
+        command = await submit.rooted(self.js, self.names, command)
         seq = await submit.send(self.js, self.names, self.blobs, command)
         return Task(self, command.agent_id, command.task_id, seq)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import msgspec
+from msgspec import structs
 
 from cas_events.domain.limits import CLAIM_BYTES_MAX, CLAIM_CHECK_BYTES
 from cas_events.domain.tokens import require_token
@@ -24,10 +25,13 @@ from cas_events.errors import (
 )
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently, patiently_unsent
+from cas_events.lineage import root_of
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execute
+from cas_events.wire.jsonvalue import decode_json, encode_json
 from cas_events.wire.subjects import Names
 
 SENDS_MAX = 4
@@ -48,6 +52,8 @@ class TaskOptions(TypedDict, total=False):
         max_attempts: bound on tries; the agent's own without it.
         retry: how errors are backed off (``base_s``, ``cap_s``, ``factor``); the agent's own without it.
         parent_id: the task that asks for this one.
+        correlation_id: the root task; looked up from the parent without it.
+        traceparent: W3C trace context of the caller.
         not_before: RFC 3339 time before which it does not start.
         wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
     """
@@ -60,6 +66,8 @@ class TaskOptions(TypedDict, total=False):
     retry: Mapping[str, float] | None
     max_attempts: int | None
     parent_id: str | None
+    correlation_id: str | None
+    traceparent: str | None
     not_before: str | None
     wait_for_runner_s: float | None
 
@@ -74,6 +82,7 @@ class PreparedExecute(msgspec.Struct, frozen=True, kw_only=True):
         wait_for_runner_s: how long to wait for a runner, in seconds.
         data: the command's bytes.
         blobs: the objects of its claim checks.
+        rootless_parent: the parent, when the command names one and not the root.
     """
 
     agent_id: str
@@ -82,6 +91,7 @@ class PreparedExecute(msgspec.Struct, frozen=True, kw_only=True):
     wait_for_runner_s: float
     data: bytes
     blobs: list[bytes]
+    rootless_parent: str | None = None
 
 
 _MEMBERS = frozenset(TaskOptions.__annotations__) | {"input"}
@@ -112,7 +122,21 @@ def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOption
         wait_for_runner_s=wait_for_runner_s,
         data=data,
         blobs=blobs,
+        rootless_parent=present.get("parent_id") if "correlation_id" not in present else None,
     )
+
+
+async def rooted(js: JetStream, names: Names, command: PreparedExecute) -> PreparedExecute:
+    """A command that names its root: looked up from the parent, if the command has one and says no more."""
+    if command.rootless_parent is None:
+        return command
+
+    async def read_first(subject_filter: str) -> StoredMessage | None:
+        return await patiently(lambda: js.next_message(names.commands, subject_filter), give_up_s=PATIENCE_S)
+
+    root = await root_of(read_first, names, command.rootless_parent)
+    members = {**decode_json(command.data), "correlation_id": root}
+    return structs.replace(command, data=encode_json(members, path="command"), rootless_parent=None)
 
 
 def repeat(agent_id: str, task_id: str, command: bytes, *, wait_for_runner_s: float) -> PreparedExecute:

@@ -19,6 +19,7 @@ from cas_events.jetstream.connection import Message
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner.claiming import append_for, stored_cancel
+from cas_events.runner.descent import end_children
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer
@@ -76,12 +77,14 @@ class Cancels:
         command = await self._place.first_command(self._place.names.execute("*", task_id))
         if command is None:
             return True  # Valid for ever: whoever claims the task later reads the cancel first.
-        return await self._end(self._facts(command), cancel, delivery)
+        return await self._end(await self._facts(command), cancel, delivery)
 
     async def _end(self, facts: TaskFacts, cancel: Cancel, delivery: Delivery) -> bool:
         while True:
             last = await self._place.ledger.last(facts.agent_id, facts.task_id)
             if last is not None and last.is_terminal:
+                # This is what keeps the parent's cancel undone until every child has its own.
+                await end_children(self._place, *facts.key, last.type)
                 return True
             if self._has_owner(last) and not self._owner_had_its_time(delivery):
                 return False
@@ -91,10 +94,10 @@ class Cancels:
             except LostRaceError:
                 _log.debug("cancel of %s lost a race, looking again", facts.task_id)
 
-    def _facts(self, command: StoredMessage) -> TaskFacts:
+    async def _facts(self, command: StoredMessage) -> TaskFacts:
         _, _, _, agent_id, task_id = command.subject.split(".")
         try:
-            execute = decode_execute(command.data)
+            execute = await self._place.rooted(decode_execute(command.data))
         except InvalidCommandError:
             execute = Execute()
         return TaskFacts(task_id=task_id, agent_id=agent_id, execute=execute, command_seq=command.seq)

@@ -25,6 +25,7 @@ from cas_events.errors import (
 )
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
+from cas_events.runner.descent import end_children
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.execution import Execution
 from cas_events.runner.facts import TaskFacts
@@ -69,6 +70,7 @@ async def claim_and_run(
     except InvalidCommandError as error:
         await _refuse(place, job, claim, await _duplicate_of(place, job) or (error.reason, str(error)))
         return False
+    execute = await place.rooted(execute)
     if _is_fresh(last) and await _is_not_due(place, job, claim, execute):
         return False
     if job.key in place.running:
@@ -283,7 +285,7 @@ async def _refuse(
 ) -> None:
     """Append `rejected` with the reason and the raw bytes, and settle the delivery."""
     reason, detail = why
-    facts = job.facts(Execute())
+    facts = await _facts(place, job)
     is_duplicate = reason == events.DUPLICATE_TASK
     members = {"reason": reason, "detail": detail, "raw": base64.b64encode(job.command).decode()}
     await place.ledger.append(
@@ -302,11 +304,15 @@ async def append_over(
     place: Workplace, job: Job, last: Last | None, type_: str, members: Mapping[str, Any]
 ) -> None:
     """Append a terminal event without holding the task: it opens the next attempt (PROTOCOL section 3)."""
+    await append_for(place, await _facts(place, job), last, type_, members)
+
+
+async def _facts(place: Workplace, job: Job) -> TaskFacts:
+    """What is known of a job whose command may be unreadable."""
     try:
-        facts = job.facts(decode_execute(job.command))
+        return job.facts(await place.rooted(decode_execute(job.command)))
     except InvalidCommandError:
-        facts = job.facts(Execute())
-    await append_for(place, facts, last, type_, members)
+        return job.facts(Execute())
 
 
 async def append_for(
@@ -326,6 +332,8 @@ async def append_for(
         members={**members, "tries": last.tries if last else 0, "command_seq": facts.command_seq},
         expected_seq=last.seq if last else 0,
     )
+    if last is not None:
+        await end_children(place, *facts.key, type_)
 
 
 async def stored_cancel(place: Workplace, task_id: str) -> Cancel | None:

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import structlog
 
+from cas_events.runner.children import ChildOptions, Children, NoChildren
+
 if TYPE_CHECKING:
     from cas_events.runner.attempts import Attempt
+    from cas_events.session import Task
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -81,14 +84,25 @@ class TaskContext:
         self._is_cancelled = is_cancelled
         self.current_node = current_node
         self.held = held
+        self.current_place: Callable[[], str] | None = None
+        self.make_children: Callable[[], Children] = NoChildren
+        self._children_made: Children | None = None
         self._log: Any = None
 
     @property
-    def _emitter(self) -> Emitter:
+    def emitter(self) -> Emitter:
+        """Where its events go; made when it is first needed."""
         if self._emitter_made is None:
             with self._making:  # Parallel threads may emit their first event at the same time.
                 self._emitter_made = self._emitter_made or self._make_emitter()
         return self._emitter_made
+
+    @property
+    def _children(self) -> Children:
+        if self._children_made is None:
+            with self._making:
+                self._children_made = self._children_made or self.make_children()
+        return self._children_made
 
     def progress(self, fraction: float, message: str = "") -> Awaitable:
         """Say how far the work is.
@@ -105,7 +119,7 @@ class TaskContext:
             raise ValueError("progress is a number from 0 to 1, not NaN")
         node = self.current_node() if self.current_node else None
         # The nodes of a workflow are named after the agents that they run.
-        return self._emitter.progress(min(1.0, max(0.0, fraction)), str(message), node=node, agent=node)
+        return self.emitter.progress(min(1.0, max(0.0, fraction)), str(message), node=node, agent=node)
 
     def output(self, value: Any) -> Awaitable:
         """Publish a partial result for whoever follows the task; kept for 24 hours.
@@ -113,22 +127,60 @@ class TaskContext:
         Raises:
             NotJsonError: the value has no JSON form; the error names the path.
         """
-        return self._emitter.output(value, kind="partial")
+        return self.emitter.output(value, kind="partial")
 
     def emit_output(self, value: Any, *, kind: str) -> Awaitable:
         """As `output`, with another kind than ``partial``; for adapters of agent frameworks."""
-        return self._emitter.output(value, kind=kind)
+        return self.emitter.output(value, kind=kind)
 
     def emit_step(self, type_: str, members: Mapping[str, Any]) -> None:
         """Emit a `cas.step` event; for adapters of agent frameworks."""
-        self._emitter.step(type_, members)
+        self.emitter.step(type_, members)
+
+    def call(
+        self, agent_id: str, input: Mapping[str, Any] | None = None, **options: Unpack[ChildOptions]
+    ) -> Coroutine[Any, Any, Any]:
+        """Run another agent as a child of this task and wait for its output; in a thread by ``asyncio.run(ctx.call(…))``.
+
+        The same call finds the same child in every attempt of this task: one that has ended is not run again. What
+        counts as the same, `domain.children` says; a ``key`` names it. Whoever stops waiting leaves the child running;
+        it ends with this task, if that is cancelled or fails.
+
+        Args:
+            agent_id: the agent, not this task's own and none that waits for this task.
+            input: what it gets, a JSON object.
+            options: see `ChildOptions`.
+
+        Raises:
+            ChildTaskError: the child did not complete; it carries the child's result.
+            ChildConflictError: the key or id was used before, with another agent or input.
+            CallCycleError: the agent waits for this task, so that the two could wait for each other.
+            AgentUnavailableError: no live runner serves the agent.
+            InvalidCommandError, InvalidNameError, NotJsonError, PayloadTooLargeError: nothing was sent.
+            AttemptOverError: this attempt has ended, or is another runner's by now.
+            NotInTaskError: no task runs here.
+        """
+        return self._children.call(agent_id, input, self._place_of_call(), options)
+
+    def spawn(
+        self, agent_id: str, input: Mapping[str, Any] | None = None, **options: Unpack[ChildOptions]
+    ) -> Coroutine[Any, Any, Task]:
+        """Start another agent as a child of this task; its handle, whose ``output()`` and ``result()`` wait for it.
+
+        Arguments and errors as for `call`. A child that nobody waits for goes on when this task completes; it is
+        cancelled when this task is cancelled or fails.
+        """
+        return self._children.spawn(agent_id, input, self._place_of_call(), options)
+
+    def _place_of_call(self) -> str:
+        return self.current_place() if self.current_place else ""
 
     @property
     def log(self) -> Any:
         """A structlog logger: ``ctx.log.info("reading", source="…")``."""
         if self._log is None:
             self._log = structlog.wrap_logger(
-                _LogSink(self._emitter),
+                _LogSink(self.emitter),
                 processors=[
                     structlog.contextvars.merge_contextvars,
                     structlog.processors.format_exc_info,
@@ -173,6 +225,19 @@ class _Done:
 
 
 DONE = _Done()
+
+
+class Breath:
+    """An awaitable that lets the event loop run once, and then waits for room."""
+
+    __slots__ = ("_until_room",)
+
+    def __init__(self, until_room: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._until_room = until_room
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield
+        yield from self._until_room().__await__()
 
 
 class _Detached:

@@ -32,6 +32,7 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner.answering import act_on_answers
 from cas_events.runner.claiming import claim_and_run
+from cas_events.runner.descent import end_children
 from cas_events.runner.holds import Offer
 from cas_events.runner.jobs import Job
 from cas_events.runner.ledger import LostRaceError
@@ -160,8 +161,14 @@ class Dispatcher:
             case Ack(ignored=reason):
                 if reason and not await self._is_repetition(job, last):
                     await self._ignore(job.delivery, job.spec.agent_id, reason)
-                self._place.ack(job.delivery)
+                await self._settle(job, last)
         return False
+
+    async def _settle(self, job: Job, last: Last | None) -> None:
+        """Nothing is left to do about this delivery but, maybe, what the task's end means for its children."""
+        if last is not None and last.is_terminal:  # Who ended it may have died before they were told.
+            await end_children(self._place, *job.key, last.type)
+        self._place.ack(job.delivery)
 
     async def _is_repetition(self, job: Job, last: Last | None) -> bool:
         """Whether a resume that answers nothing any more has been taken, and its acknowledgement was lost."""

@@ -24,6 +24,7 @@ from cas_events.runner.clock import AttemptClock
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.endings import Stop, append_end
 from cas_events.runner.facts import TaskFacts
+from cas_events.runner.family import Family
 from cas_events.runner.holds import Hold, Offer
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.registry import AgentSpec
@@ -79,6 +80,7 @@ class Execution:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._telemetry: Telemetry | None = None
+        self._family = Family(place, facts, offer, attempt=claim.attempt)
         self.lock_seq = claim.expected_seq
         self.has_run = claim.attempt > 1
         self.began_s = time.monotonic()
@@ -119,6 +121,8 @@ class Execution:
         self._ask_to_stop(Stop.TIMEOUT)
 
     def _heard_s(self) -> float:
+        if self._family.is_awaited:
+            return time.monotonic()  # A child has bounds of its own.
         return self.began_s if self._telemetry is None else self._telemetry.emitted_s
 
     def _ask_to_stop(self, stop: Stop) -> None:
@@ -128,6 +132,7 @@ class Execution:
         if not is_first or self._phase is not _Phase.RUNNING or self._task is None:
             return  # It is ending already, or the claim will look at the reason before it runs any code.
         self._task.cancel()
+        self._family.stop()
         self._clock.call_later(self.place.grace_s, self._leave_behind)
 
     def _leave_behind(self) -> None:
@@ -166,6 +171,7 @@ class Execution:
             deadline_s=None if timeout_s is None else now_s + timeout_s + self.place.grace_s + KEEPER_SLACK_S,
             on_lost=self.lose,
             renew_at_s=now_s + ack_wait_s / 3,
+            may_have_children=self._family.may_exist,
         )
         self.place.desk.hold(hold)
 
@@ -197,7 +203,7 @@ class Execution:
         await self._end(output, error)
 
     def _context(self) -> TaskContext:
-        return TaskContext(
+        context = TaskContext(
             task_id=self.facts.task_id,
             agent_id=self.facts.agent_id,
             attempt=self.claim.attempt,
@@ -206,6 +212,7 @@ class Execution:
             is_cancelled=lambda: self.stop is not None,
             held=self.attempt,
         )
+        return self._family.attach(context, lambda: None if self.stop is not None else self.lock_seq)
 
     def _make_telemetry(self) -> Telemetry:
         """Made when the agent first emits something; many never do."""
@@ -246,6 +253,7 @@ class Execution:
         self._clock.stop()
         if self._telemetry is not None:
             self._telemetry.close()
+        self._family.close()
         hold = self.place.desk.release(self.facts.key)
         if hold is not None:
             self.delivery = hold.delivery
@@ -254,8 +262,9 @@ class Execution:
         self.ended.set()
 
     async def finish(self, type_: str, members: Mapping[str, Any]) -> None:
-        """Append a terminal event and acknowledge the delivery."""
+        """Append a terminal event, end the children that it ends, and acknowledge the delivery."""
         await self.append(type_, members)
+        await self._family.end(type_)
         self.place.ack(self.current_delivery())
 
     async def retire(self, type_: str, members: Mapping[str, Any]) -> Cancel | None:
@@ -288,6 +297,7 @@ class Execution:
     async def _settle_lost(self) -> None:
         last = await self.place.ledger.last(self.facts.agent_id, self.facts.task_id)
         if last is not None and last.is_terminal:
+            await self._family.end(last.type)
             self.place.ack(self.current_delivery())
 
     def current_delivery(self) -> Delivery:

@@ -74,6 +74,7 @@ class Hold:
         on_lost: called on the event loop when the task is no longer ours.
         renew_at_s: when the next renewal is due, on the monotonic clock.
         is_lost: the keeper has stopped renewing, for good.
+        may_have_children: what ends the task has its children to end before the delivery is acknowledged.
     """
 
     task_id: str
@@ -91,6 +92,7 @@ class Hold:
     on_lost: Callable[[], None]
     renew_at_s: float
     is_lost: bool = False
+    may_have_children: bool = False
 
     @property
     def key(self) -> TaskKey:
@@ -143,6 +145,14 @@ class Desk:
     def finish(self, offer: Offer) -> None:
         """On the event loop: the delivery is dealt with, its place is free."""
         self.in_hand.pop(id(offer), None)
+
+    def lend(self, offer: Offer) -> None:
+        """On the event loop: the task waits for another one, and its place is another's meanwhile."""
+        self.in_hand.pop(id(offer), None)
+
+    def take_back(self, offer: Offer) -> None:
+        """On the event loop: the task goes on, even if that is one more than there are places."""
+        self.in_hand[id(offer)] = offer
 
     def is_busy_with(self, agent_id: str) -> bool:
         """Whether a delivery of this agent is offered or taken."""

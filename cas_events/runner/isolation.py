@@ -180,7 +180,9 @@ class _Attempt:
             self._end = message
             return DONE
         try:
-            return _emit(self._context._emitter, message)  # noqa: SLF001 - what the child's context has done is not done twice
+            return _emit(
+                self._context.emitter, message
+            )  # What the child's context has done is not done twice.
         except CasEventsError as problem:
             # Inline it would have been raised by `output`; the child has gone on.
             self._context.log.warning("output dropped", reason=str(problem))

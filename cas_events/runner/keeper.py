@@ -28,7 +28,7 @@ from cas_events.errors import CasEventsError, ServerError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection, Message
-from cas_events.jetstream.queue import ACK, WPI
+from cas_events.jetstream.queue import ACK, WPI, nak
 from cas_events.jetstream.reads import DecidingReads
 from cas_events.runner.holds import Desk, Hold, Offer, Source
 from cas_events.runner.intake import Intake
@@ -303,7 +303,8 @@ class Keeper:
             _log.warning("the timeout of task %s is not stored yet: %s", hold.task_id, error)
             return
         else:
-            self._publish(hold.delivery.reply, ACK)
+            # Whoever gets it next ends the children first; from here that would take too long.
+            self._publish(hold.delivery.reply, nak(0) if hold.may_have_children else ACK)
         self._lose(hold)
 
 

@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from cas_events.domain import events
@@ -24,11 +24,11 @@ from cas_events.domain.limits import (
     TelemetryLimits,
     cut_utf8,
 )
-from cas_events.errors import CasEventsError
+from cas_events.errors import AttemptOverError, CasEventsError, ServerError
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
 from cas_events.runner.budgets import Budgets
-from cas_events.runner.context import DONE, Awaitable
+from cas_events.runner.context import DONE, Awaitable, Breath
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.envelope import EventEncoder
 from cas_events.wire.jsonvalue import encode_lossy
@@ -156,6 +156,23 @@ class Telemetry:
         if self._budgets.admits(len(data)):
             self._emit("step", type_, data)
 
+    async def record(self, type_: str, members: Mapping[str, Any]) -> None:
+        """Emit a `cas.step` event that others rely on: no budget holds it back, and it is stored when this returns.
+
+        Raises:
+            AttemptOverError: the attempt admits nothing more.
+            ServerError: the server did not take it.
+        """
+        data, _ = encode_members(members)
+        await self._publisher.room()
+        if self._is_closed:
+            raise AttemptOverError(self._encoder.task_id)
+        stored: asyncio.Future[PublishOutcome] = self._loop.create_future()
+        self._send("step", type_, data, stored)
+        outcome = await stored
+        if outcome.seq is None:
+            raise ServerError(f"a step of task {self._encoder.task_id} was not stored: {outcome.reason}")
+
     async def barrier(self) -> None:
         """Admit nothing more, and wait until everything emitted is stored or definitely refused.
 
@@ -199,7 +216,7 @@ class Telemetry:
         if now_s - self._yielded_s < YIELD_EVERY_S and self._has_room:
             return DONE
         self._yielded_s = now_s
-        return _Breath(self._until_room)
+        return Breath(self._until_room)
 
     @property
     def _has_room(self) -> bool:
@@ -274,19 +291,28 @@ class Telemetry:
         if self._is_blocked():
             self._budgets.drop()
             return
+        self._send(class_, type_, data)
+
+    def _send(
+        self, class_: str, type_: str, data: bytes, stored: asyncio.Future[PublishOutcome] | None = None
+    ) -> None:
         kind = "output" if class_ == "output" else "events"
         payload = self._encoder.encode(type_, next(self._indexes), time.time_ns(), data)
         self._in_flight[kind] += 1
         self.emitted_s = time.monotonic()
         try:
             self._publisher.send(
-                self._subjects[class_], payload, lambda outcome: self._on_done(kind, outcome)
+                self._subjects[class_], payload, lambda outcome: self._on_done(kind, outcome, stored)
             )
         except CasEventsError as error:  # Nothing went out, and nobody will be told of an outcome.
-            self._on_done(kind, PublishOutcome(reason=str(error)))
+            self._on_done(kind, PublishOutcome(reason=str(error)), stored)
 
-    def _on_done(self, kind: str, outcome: PublishOutcome) -> None:
+    def _on_done(
+        self, kind: str, outcome: PublishOutcome, stored: asyncio.Future[PublishOutcome] | None
+    ) -> None:
         self._in_flight[kind] -= 1
+        if stored is not None and not stored.done():
+            stored.set_result(outcome)
         if outcome.seq is None:
             self._budgets.drop()
             _log.warning(
@@ -322,16 +348,3 @@ def _progress_data(origin: _Origin, progress: _Progress) -> bytes:
     if agent is not None:
         data["agent"] = agent
     return encode_lossy(data)
-
-
-class _Breath:
-    """An awaitable that lets the event loop run once, and then waits for room."""
-
-    __slots__ = ("_until_room",)
-
-    def __init__(self, until_room: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._until_room = until_room
-
-    def __await__(self) -> Generator[Any, None, None]:
-        yield
-        yield from self._until_room().__await__()

@@ -47,6 +47,7 @@ from cas_events.runner.ledger import Ledger
 from cas_events.runner.registration import Registrations
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
 from cas_events.runner.workplace import Workplace
+from cas_events.session import Session
 from cas_events.settings import Settings
 from cas_events.uuid7 import uuid7
 from cas_events.wire.subjects import Names
@@ -179,6 +180,7 @@ class Runner(Registrations):
                 lease_s=self._lease_s,
                 grace_s=self._grace_s,
                 limits=self._limits,
+                session=Session(connection, names),
                 spawn=lambda work: group.create_task(_guard(work)),
             )
             await self._serve_until_stopped(group, place)
@@ -211,6 +213,7 @@ class Runner(Registrations):
             place.breakers.close()
             heard.unsubscribe()
             await self._drop_handlers()
+            await place.session.hub.close()
             await place.keeper.close()
             await place.publisher.close()
 

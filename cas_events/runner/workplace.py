@@ -7,6 +7,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
+from cas_events.domain.commands import Execute
 from cas_events.domain.limits import TelemetryLimits
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
@@ -16,11 +19,13 @@ from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.queue import ACK, Delivery, nak
 from cas_events.jetstream.reads import DecidingReads
+from cas_events.lineage import root_of
 from cas_events.runner.breakers import Breakers
 from cas_events.runner.holds import Desk, TaskKey
 from cas_events.runner.keeper import Keeper
 from cas_events.runner.ledger import Ledger
 from cas_events.runner.registry import AgentSpec
+from cas_events.session import Session
 from cas_events.wire.subjects import Names
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ class Workplace:
         lease_s: redelivery time of an agent's consumer that this process would create.
         grace_s: how long agent code may take to end when asked to.
         limits: what a task may emit, and how large its input and outputs may be.
+        session: starts children and waits for them.
         spawn: starts a supervised coroutine.
         running: executions of this process by agent and task id, from their claim to their end; two agents may have
             been given the same id.
@@ -68,6 +74,7 @@ class Workplace:
     lease_s: float
     grace_s: float
     limits: TelemetryLimits
+    session: Session
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     running: dict[TaskKey, Execution] = field(default_factory=dict)
     is_stopping: bool = False
@@ -89,6 +96,13 @@ class Workplace:
     async def first_command(self, subject_filter: str) -> StoredMessage | None:
         """The oldest stored command that matches a filter, as the leader has it."""
         return await patiently(lambda: self.reads.first(subject_filter))
+
+    async def rooted(self, execute: Execute) -> Execute:
+        """A command with its root filled in, if its sender named a parent and left that to us."""
+        if execute.parent_id is None or execute.correlation_id is not None:
+            return execute
+        root = await root_of(self.first_command, self.names, execute.parent_id)
+        return structs.replace(execute, correlation_id=root)
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge a delivery; lost with the connection, which only means that it comes again."""

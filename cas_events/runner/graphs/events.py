@@ -27,6 +27,7 @@ class StreamEvents:
     def __init__(self, context: TaskContext, *, tokens: bool = False) -> None:
         self._context = context
         context.current_node = current_node
+        context.current_place = current_place
         self.modes = ("tasks", "custom", "messages") if tokens else ("tasks", "custom")
         self.callbacks: list[BaseCallbackHandler] = []
 
@@ -66,6 +67,17 @@ class StreamEvents:
             else:
                 members["error"] = {"type": "Error", "message": str(error)}
             self._context.emit_step(events.STEP_FAILED, members)
+
+
+def current_place() -> str:
+    """The superstep and the path of nodes whose code runs here: the same when the graph goes on from a checkpoint."""
+    config = var_child_runnable_config.get()
+    metadata = (config or {}).get("metadata", {})
+    # `outer:<id>|inner:<id>`; the ids are of one run, the names of all.
+    path = "|".join(
+        part.partition(":")[0] for part in str(metadata.get("langgraph_checkpoint_ns", "")).split("|")
+    )
+    return f"{metadata.get('langgraph_step', '')}/{path}"
 
 
 def current_node() -> str | None:
