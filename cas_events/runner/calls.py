@@ -24,7 +24,6 @@ from msgspec import structs
 
 from cas_events import submit
 from cas_events.domain import events
-from cas_events.domain.children import ChildIds
 from cas_events.errors import (
     AttemptOverError,
     CallCycleError,
@@ -36,6 +35,7 @@ from cas_events.errors import (
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.lineage import ancestors
 from cas_events.results import TaskResult
+from cas_events.runner.child_ids import ChildIds
 from cas_events.runner.children import ChildOptions
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer

@@ -16,7 +16,7 @@ class ChildOptions(TypedDict, total=False):
 
     Attributes:
         key: names the call, so that another attempt of the parent finds this child whatever its input; see
-            `domain.children` for what counts as the same call without it.
+            `runner.child_ids` for what counts as the same call without it.
         task_id: an id of the caller's own; it may be taken by a child of this task only.
         metadata: shown in the tables.
         timeout_s: bound on one attempt of the child, in seconds; its agent's own without it.

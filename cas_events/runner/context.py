@@ -143,7 +143,7 @@ class TaskContext:
         """Run another agent as a child of this task and wait for its output; in a thread by ``asyncio.run(ctx.call(…))``.
 
         The same call finds the same child in every attempt of this task: one that has ended is not run again. What
-        counts as the same, `domain.children` says; a ``key`` names it. Whoever stops waiting leaves the child running;
+        counts as the same, `runner.child_ids` says; a ``key`` names it. Whoever stops waiting leaves the child running;
         it ends with this task, if that is cancelled or fails.
 
         Args:
