@@ -12,6 +12,7 @@ from cas_events.errors.checkpoints import (
     CheckpointUnreadableError,
     SyncOnLoopError,
     ThreadBusyError,
+)
 from cas_events.errors.children import (
     AttemptOverError,
     CallCycleError,
