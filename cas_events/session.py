@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cas_events import submit
 from cas_events.answers import Interrupt, Questions, ResumeAnswer
-from cas_events.domain.events import TERMINAL_TYPES
+from cas_events.domain.events import CANCELLED, TERMINAL_TYPES
 from cas_events.domain.tokens import require_token
 from cas_events.errors import (
     AgentUnavailableError,
@@ -25,6 +25,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
+from cas_events.jetstream.reads import DecidingReads, PendingRead
 from cas_events.live import LiveHub
 from cas_events.results import TaskResult, result_from
 from cas_events.wire.envelope import decode_event
@@ -49,6 +50,7 @@ class Session:
         self.connection = connection
         self.names = names
         self.js = JetStream(connection)
+        self.event_reads = DecidingReads(connection, names.events)
         self.blobs = BlobStore(self.js, names.blob_bucket)
         self.hub = LiveHub(connection, names)
         self._runner_seen_s: dict[str, float] = {}
@@ -182,14 +184,28 @@ class Task:
             ``requested``, ``already_requested`` or ``already_finished``.
         """
         session = self._session
-        # It listens from before the look on, so that the end cannot fall between the two.
+        # It listens from before the look on, so that the end cannot fall between the two; and it looks while the
+        # cancel is on its way, which for a task that is over is one more command and nothing else.
         with session.waiter(self.agent_id, self.task_id) as waiter:
-            if await self._seems_finished():
-                return "already_finished"
+            look = await patiently(self._glance, give_up_s=submit.PATIENCE_S)
             is_ours = await submit.send_cancel(session.js, session.names, self.task_id, reason, requested_by)
+            end = await self._end_seen_by(look)
+            # A `cancelled` that is there beside the first cancel of the task is that cancel's own doing.
+            if end is not None and not (is_ours and end == CANCELLED):
+                return "already_finished"
             if wait:
                 await waiter.wait()
         return "requested" if is_ours else "already_requested"
+
+    async def _glance(self) -> PendingRead:
+        return self._session.event_reads.glance(self._lifecycle)
+
+    async def _end_seen_by(self, look: PendingRead) -> str | None:
+        """The type of the terminal event, if the task has one."""
+        try:
+            return _end_type(await look)
+        except ConnectionLostError:
+            return await self._end_type()
 
     async def interrupts(self) -> list[Interrupt]:
         """What the task waits on now; empty unless it is interrupted."""
@@ -206,7 +222,7 @@ class Task:
 
     async def again(self, wait_for_runner_s: float) -> submit.PreparedExecute:
         """The command of a new task like this one, which has ended; see `Client.retry_task`."""
-        if not await self._is_finished():
+        if await self._end_type() is None:
             raise TaskNotEndedError(self.task_id)
         names = self._session.names
         command = await self._session.js.last_message(
@@ -216,29 +232,23 @@ class Task:
             raise UnknownTaskError(self.task_id)
         return submit.repeat(self.agent_id, self.task_id, command.data, wait_for_runner_s=wait_for_runner_s)
 
-    async def _is_finished(self) -> bool:
-        names = self._session.names
-        subject = names.lifecycle(self.agent_id, self.task_id)
-        js = self._session.js
-        return _is_end(
-            await patiently(lambda: js.last_message(names.events, subject), give_up_s=submit.PATIENCE_S)
-        )
+    @property
+    def _lifecycle(self) -> str:
+        return self._session.names.lifecycle(self.agent_id, self.task_id)
 
-    async def _seems_finished(self) -> bool:
-        """As `_is_finished`, from any replica: one that is behind only makes a cancel that comes too late."""
-        names = self._session.names
-        subject = names.lifecycle(self.agent_id, self.task_id)
-        js = self._session.js
-        return _is_end(
-            await patiently(lambda: js.direct_message(names.events, subject), give_up_s=submit.PATIENCE_S)
-        )
+    async def _end_type(self) -> str | None:
+        """The type of the terminal event, if the task has one, by a leader read."""
+        js, stream = self._session.js, self._session.names.events
+        last = await patiently(lambda: js.last_message(stream, self._lifecycle), give_up_s=submit.PATIENCE_S)
+        return _end_type(last)
 
 
-def _is_end(last: StoredMessage | None) -> bool:
-    """Whether a task's last lifecycle event is a terminal one."""
+def _end_type(last: StoredMessage | None) -> str | None:
+    """The type of a task's last lifecycle event, if that is a terminal one."""
     if last is None:
-        return False
+        return None
     try:
-        return decode_event(last.data, seq=last.seq, stream=last.stream).type in TERMINAL_TYPES
+        type_ = decode_event(last.data, seq=last.seq, stream=last.stream).type
     except WireError:
-        return False
+        return None
+    return type_ if type_ in TERMINAL_TYPES else None

@@ -27,7 +27,6 @@ from cas_events.jetstream.answers import (
     decode_ack,
     decode_consumer,
     decode_direct,
-    decode_direct_read,
     decode_leader_read,
     decode_stream,
     refusal,
@@ -118,18 +117,7 @@ class JetStream:
     ) -> StoredMessage | None:
         return decode_leader_read(stream, await self._call(f"STREAM.MSG.GET.{stream}", query, timeout_s))
 
-    # --- reading from any replica, which may miss the newest messages; for decisions, ask the leader
-
-    async def direct_message(
-        self, stream: str, subject: str, *, timeout_s: float = _TIMEOUT_S
-    ) -> StoredMessage | None:
-        """The newest message of a subject; None if there is none. A fifth of a leader read's cost to the server."""
-        query = _encode({"last_by_subj": subject})
-        try:
-            answer = await self.connection.request(f"{_API}DIRECT.GET.{stream}", query, timeout_s=timeout_s)
-        except NoRespondersError:
-            raise StreamUnavailableError(f"the direct get API of {stream}") from None
-        return decode_direct_read(stream, answer)
+    # --- reading in batches from any replica, which may miss the newest messages; for decisions, ask the leader
 
     async def direct_batch(
         self,

@@ -68,8 +68,17 @@ class DecidingReads:
         """
         return self._send(b'{"seq":1,"next_by_subj":"%b"}' % subject_filter.encode())
 
-    def _send(self, query: bytes) -> PendingRead:
-        is_direct = self.is_single_copy
+    def glance(self, subject: str) -> PendingRead:
+        """As `last`, from any replica, which may be behind: not for decisions.
+
+        Raises:
+            NotConnectedError: nothing was sent.
+        """
+        return self._send(b'{"last_by_subj":"%b"}' % subject.encode(), is_direct=True)
+
+    def _send(self, query: bytes, *, is_direct: bool | None = None) -> PendingRead:
+        if is_direct is None:
+            is_direct = self.is_single_copy
         api = self._direct if is_direct else self._leader
         answer = self._connection.request(api, query, timeout_s=_TIMEOUT_S)
         return PendingRead(self._stream, answer, is_direct=is_direct)
