@@ -9,15 +9,17 @@ which plain threads do without.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Unpack
 
 import structlog
 
+from cas_events.domain.tokens import require_token
 from cas_events.runner.children import ChildOptions, Children, NoChildren
 
 if TYPE_CHECKING:
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     from cas_events.session import Task
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+class Origin(NamedTuple):
+    """Where in a workflow something is said.
+
+    Attributes:
+        node: the graph's node; None outside graphs.
+        agent: the agent whose part of the work it is; None if the task's agent does all of it.
+    """
+
+    node: str | None = None
+    agent: str | None = None
+
+
+NOWHERE = Origin()
 
 
 class Awaitable(Protocol):
@@ -43,7 +60,7 @@ class Emitter(Protocol):
     def output(self, value: Any, *, kind: str) -> Awaitable:
         """Emit a `cas.output` event."""
 
-    def log(self, level: str, message: str, metadata: Mapping[str, Any]) -> None:
+    def log(self, level: str, message: str, metadata: Mapping[str, Any], *, origin: Origin = NOWHERE) -> None:
         """Emit a `cas.log` event."""
 
     def step(self, type_: str, members: Mapping[str, Any]) -> None:
@@ -71,7 +88,7 @@ class TaskContext:
         metadata: Mapping[str, Any],
         make_emitter: Callable[[], Emitter],
         is_cancelled: Callable[[], bool],
-        current_node: Callable[[], str | None] | None = None,
+        current_origin: Callable[[], Origin] = lambda: NOWHERE,
         held: Attempt | None = None,
     ) -> None:
         self.task_id = task_id
@@ -82,7 +99,7 @@ class TaskContext:
         self._emitter_made: Emitter | None = None
         self._making = threading.Lock()
         self._is_cancelled = is_cancelled
-        self.current_node = current_node
+        self.current_origin = current_origin
         self.held = held
         self.current_place: Callable[[], str] | None = None
         self.make_children: Callable[[], Children] = NoChildren
@@ -117,9 +134,28 @@ class TaskContext:
         fraction = float(fraction)
         if fraction != fraction:  # noqa: PLR0124 - the test for NaN
             raise ValueError("progress is a number from 0 to 1, not NaN")
-        node = self.current_node() if self.current_node else None
-        # The nodes of a workflow are named after the agents that they run.
-        return self.emitter.progress(min(1.0, max(0.0, fraction)), str(message), node=node, agent=node)
+        node, agent = self.current_origin()
+        return self.emitter.progress(min(1.0, max(0.0, fraction)), str(message), node=node, agent=agent)
+
+    def named(self, agent_id: str) -> TaskContext:
+        """The same handle in another agent's name: its progress and log lines say whose part of the work they are.
+
+        In a graph's nodes the name is the node's without this; it is for a function that calls other agents' functions.
+
+        Raises:
+            InvalidNameError: the name is no token.
+        """
+        require_token("agent", agent_id)
+        twin = copy.copy(self)
+        twin.current_origin = lambda: Origin(self.current_origin().node, agent_id)
+        twin._make_emitter = lambda: self.emitter  # noqa: SLF001 - of its own class
+        twin.make_children = lambda: self._children
+        twin._making = threading.Lock()  # noqa: SLF001 - ours is held while ours is made
+        twin._log = None  # noqa: SLF001
+        return twin
+
+    def _origin(self) -> Origin:
+        return self.current_origin()  # Which changes when a graph begins to run.
 
     def output(self, value: Any) -> Awaitable:
         """Publish a partial result for whoever follows the task; kept for 24 hours.
@@ -180,7 +216,7 @@ class TaskContext:
         """A structlog logger: ``ctx.log.info("reading", source="…")``."""
         if self._log is None:
             self._log = structlog.wrap_logger(
-                _LogSink(self.emitter),
+                _LogSink(self.emitter, self._origin),
                 processors=[
                     structlog.contextvars.merge_contextvars,
                     structlog.processors.format_exc_info,
@@ -207,13 +243,14 @@ def _split(
 class _LogSink:
     """The innermost logger: one method a level, each an event."""
 
-    def __init__(self, emitter: Emitter) -> None:
+    def __init__(self, emitter: Emitter, origin: Callable[[], Origin]) -> None:
         self._emitter = emitter
+        self._origin = origin
 
     def __getattr__(self, level: str) -> Callable[[str, dict[str, Any]], None]:
         if level not in LEVELS:
             raise AttributeError(level)
-        return lambda message, metadata: self._emitter.log(level, message, metadata)
+        return lambda message, metadata: self._emitter.log(level, message, metadata, origin=self._origin())
 
 
 class _Done:
@@ -255,8 +292,9 @@ class _Detached:
         del value, kind
         return DONE
 
-    def log(self, level: str, message: str, metadata: Mapping[str, Any]) -> None:
+    def log(self, level: str, message: str, metadata: Mapping[str, Any], *, origin: Origin = NOWHERE) -> None:
         """Log the line with the standard logging module."""
+        del origin
         fields = " ".join(f"{name}={value!r}" for name, value in metadata.items())
         self._logger.log(getattr(logging, level.upper()), "%s %s", message, fields)
 

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from cas_events.errors import AgentProcessDiedError, AgentProcessError, CasEventsError, NonRetryableError
-from cas_events.runner.context import DONE, Awaitable, Emitter, TaskContext
+from cas_events.runner.context import DONE, Awaitable, Emitter, Origin, TaskContext
 from cas_events.runner.functions import awaitable
 from cas_events.runner.isolation_link import (
     Failure,
@@ -196,7 +196,8 @@ def _emit(emitter: Emitter, message: Progress | Output | Log | Step) -> Awaitabl
         case Output():
             return emitter.output(msgspec.Raw(message.value), kind=message.kind)
         case Log():
-            emitter.log(message.level, message.message, decode_json(message.metadata))
+            origin = Origin(message.node, message.agent)
+            emitter.log(message.level, message.message, decode_json(message.metadata), origin=origin)
         case Step():
             emitter.step(message.type, decode_json(message.members))
     return DONE

@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from cas_events.domain.limits import CLAIM_BYTES_MAX, LOG_LINE_BYTES, cut_utf8
-from cas_events.runner.context import DONE, Awaitable
+from cas_events.runner.context import DONE, NOWHERE, Awaitable, Origin
 from cas_events.runner.isolation_link import FromChild, Log, Output, Progress, Step, frame
 from cas_events.wire.claims import require_small_enough
 from cas_events.wire.jsonvalue import encode_json, encode_lossy
@@ -112,7 +112,7 @@ class ChildEmitter:
         self._outbox.put(Output(kind=kind, value=encoded))
         return self._breath()
 
-    def log(self, level: str, message: str, metadata: Mapping[str, Any]) -> None:
+    def log(self, level: str, message: str, metadata: Mapping[str, Any], *, origin: Origin = NOWHERE) -> None:
         """Emit a `cas.log` event."""
         text, _ = cut_utf8(message, LOG_LINE_BYTES + CUT_SLACK_BYTES)
         fields = encode_lossy(dict(metadata))
@@ -120,7 +120,8 @@ class ChildEmitter:
             fields = b'{"unencodable":%b}' % fields
         if len(fields) > CLAIM_BYTES_MAX:
             fields = b"{}"  # It would be cut by the parent anyway, and much sooner.
-        self._outbox.put(Log(level=level, message=text, metadata=fields))
+        node, agent = origin
+        self._outbox.put(Log(level=level, message=text, metadata=fields, node=node, agent=agent))
 
     def step(self, type_: str, members: Mapping[str, Any]) -> None:
         """Emit a `cas.step` event."""

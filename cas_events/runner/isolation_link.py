@@ -73,6 +73,8 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="log"
     level: str
     message: str
     metadata: bytes
+    node: str | None = None
+    agent: str | None = None
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="step"):

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
+
 from cas_events.domain import events
 from cas_events.domain.limits import (
     CLAIM_CHECK_BYTES,
@@ -28,7 +30,7 @@ from cas_events.errors import AttemptOverError, CasEventsError, ServerError
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
 from cas_events.runner.budgets import Budgets
-from cas_events.runner.context import DONE, Awaitable, Breath
+from cas_events.runner.context import DONE, NOWHERE, Awaitable, Breath, Origin
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.envelope import EventEncoder
 from cas_events.wire.jsonvalue import encode_lossy
@@ -44,7 +46,6 @@ FULL_WAIT_S = 0.01  # until progress looks again whether the publisher has room
 UPLOADING_BYTES = 8 * 1024 * 1024  # of large outputs on their way; awaiting an output waits for less
 
 _Progress = tuple[float, str]
-_Origin = tuple[str | None, str | None]
 
 
 class Telemetry:
@@ -92,7 +93,7 @@ class Telemetry:
         now_s = time.monotonic()
         self._limits = limits
         self._budgets = Budgets(limits)
-        self._waiting_progress: dict[_Origin, _Progress] = {}
+        self._waiting_progress: dict[Origin, _Progress] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
         self._in_flight = {"events": 0, "output": 0}
         self._settled = asyncio.Event()
@@ -107,7 +108,7 @@ class Telemetry:
 
     def progress(self, fraction: float, message: str, *, node: str | None, agent: str | None) -> Awaitable:
         """Emit progress, at most `progress_per_s` a second; the newest of each node wins."""
-        self._waiting_progress[node, agent] = fraction, message
+        self._waiting_progress[Origin(node, agent)] = fraction, message
         if _is_running(self._loop):
             self._offer_progress()
         elif not self._is_woken:  # Read after the value was put there: whoever wakes sees it.
@@ -128,7 +129,7 @@ class Telemetry:
             self._on_loop(self._emit_output, data, blobs)
         return self._breath()
 
-    def log(self, level: str, message: str, metadata: Mapping[str, Any]) -> None:
+    def log(self, level: str, message: str, metadata: Mapping[str, Any], *, origin: Origin = NOWHERE) -> None:
         """Emit a log line; fields without a JSON form are stored as their repr."""
         if not self._budgets.admits_log():
             return
@@ -138,23 +139,18 @@ class Telemetry:
             fields = b'{"unencodable":%b}' % fields
         if len(fields) > CLAIM_CHECK_BYTES:
             fields, is_cut = b"{}", True
-        tail = b',"truncated":true}' if is_cut else b"}"
-        data = b'{"level":%b,"message":%b,"metadata":%b%b' % (
-            encode_lossy(level),
-            encode_lossy(text),
-            fields,
-            tail,
-        )
+        line = {"level": level, "message": text, "metadata": msgspec.Raw(fields), **_origin_members(origin)}
+        data = encode_lossy(line | {"truncated": True} if is_cut else line)
         if self._budgets.admits(len(data)):
             self._on_loop(self._emit_log, data)
 
     # --- what the runner calls -----------------------------------------------------------------------------------------
 
     def step(self, type_: str, members: Mapping[str, Any]) -> None:
-        """Emit a `cas.step` event; on the event loop only."""
+        """Emit a `cas.step` event."""
         data, _ = encode_members(members)
         if self._budgets.admits(len(data)):
-            self._emit("step", type_, data)
+            self._on_loop(self._emit, "step", type_, data)
 
     async def record(self, type_: str, members: Mapping[str, Any]) -> None:
         """Emit a `cas.step` event that others rely on: no budget holds it back, and it is stored when this returns.
@@ -339,12 +335,12 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
     return asyncio._get_running_loop() is loop  # noqa: SLF001 - the public one raises instead of saying no
 
 
-def _progress_data(origin: _Origin, progress: _Progress) -> bytes:
+def _progress_data(origin: Origin, progress: _Progress) -> bytes:
     text, _ = cut_utf8(progress[1], LOG_LINE_BYTES)
     data: dict[str, Any] = {"progress": progress[0], "message": text}
-    node, agent = origin
-    if node is not None:
-        data["node"] = node
-    if agent is not None:
-        data["agent"] = agent
-    return encode_lossy(data)
+    return encode_lossy(data | _origin_members(origin))
+
+
+def _origin_members(origin: Origin) -> dict[str, str]:
+    members = {"node": origin.node, "agent": origin.agent}
+    return {name: value for name, value in members.items() if value is not None}

@@ -1,41 +1,48 @@
-"""Parts of a graph's stream as events: node starts and ends as `cas.step.*`, what nodes write as `cas.output`."""
+"""Parts of a graph's stream as events: `steps`, `tokens`, and what nodes write with `get_stream_writer()`."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
+import msgspec
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.runnables.config import var_child_runnable_config
 
-from cas_events.domain import events
+from cas_events.errors import NotJsonError, PayloadTooLargeError
 from cas_events.runner.context import TaskContext
-from cas_events.runner.failures import error_members
+from cas_events.runner.graphs.origin import current_origin, current_place
+from cas_events.runner.graphs.steps import Steps
+from cas_events.runner.graphs.tokens import Tokens, wants_tokens
+from cas_events.wire.jsonvalue import encode_lossy
 
 
 class StreamEvents:
     """Emits the events of one run; leaving its block emits what it still holds back.
 
     Args:
-        context: of the attempt; its progress names the node from here on.
-        tokens: whether to emit chat models' tokens.
+        context: of the attempt; what is said through it names the node and the agent from here on.
+        tokens: whether to emit chat models' tokens, if the task does not say.
 
     Attributes:
-        modes: the stream modes that it wants to see.
+        modes: the stream modes that it wants to see. Tokens are one only when wanted: it makes models stream.
         callbacks: handlers that the run's config shall carry.
     """
 
     def __init__(self, context: TaskContext, *, tokens: bool = False) -> None:
         self._context = context
-        context.current_node = current_node
+        context.current_origin = current_origin
         context.current_place = current_place
-        self.modes = ("tasks", "custom", "messages") if tokens else ("tasks", "custom")
-        self.callbacks: list[BaseCallbackHandler] = []
+        self._steps = Steps(context)
+        self._tokens = Tokens(context) if wants_tokens(context.metadata, default=tokens) else None
+        self.callbacks: list[BaseCallbackHandler] = [self._steps]
+        self.modes: tuple[str, ...] = ("tasks", "custom") + (("messages",) if self._tokens else ())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Emit what is held back."""
+        """Emit what is held back: whatever ends the run, its tokens stand before the event that says so."""
+        if self._tokens is not None:
+            self._tokens.flush()
 
     async def emit(self, kind: str, data: Any, namespace: tuple[str, ...]) -> None:
         """Emit what a stream part says, if it says anything to followers.
@@ -46,42 +53,17 @@ class StreamEvents:
             namespace: where in the graph; empty for its root.
         """
         if kind == "tasks":
-            self._emit_step(data, namespace)
+            self._steps.end(data, namespace)
+        elif kind == "messages" and self._tokens is not None:
+            self._tokens.add(*data)
         elif kind == "custom":
+            await self._emit_custom(data)
+
+    async def _emit_custom(self, data: Any) -> None:
+        """What a node wrote. It went on long ago, so what cannot be published is no error of the run."""
+        try:
             await self._context.emit_output(data, kind="custom")
-
-    def _emit_step(self, task: dict[str, Any], namespace: tuple[str, ...]) -> None:
-        """A node has started or ended."""
-        members = {"node": task["name"], "path": list(namespace), "step_id": task["id"]}
-        if "triggers" in task:
-            self._context.emit_step(events.STEP_STARTED, members)
-        elif task.get("interrupts"):
-            return  # It asks; after the answer it starts once more, and may then end.
-        elif task.get("error") is None:
-            self._context.emit_step(events.STEP_COMPLETED, members)
-        else:
-            error = task["error"]
-            if isinstance(error, BaseException):
-                members["error"] = error_members(error, with_traceback=False)
-                error.cas_node = task["name"]  # type: ignore[attr-defined] # shown in the task's own failure
-            else:
-                members["error"] = {"type": "Error", "message": str(error)}
-            self._context.emit_step(events.STEP_FAILED, members)
-
-
-def current_place() -> str:
-    """The superstep and the path of nodes whose code runs here: the same when the graph goes on from a checkpoint."""
-    config = var_child_runnable_config.get()
-    metadata = (config or {}).get("metadata", {})
-    # `outer:<id>|inner:<id>`; the ids are of one run, the names of all.
-    path = "|".join(
-        part.partition(":")[0] for part in str(metadata.get("langgraph_checkpoint_ns", "")).split("|")
-    )
-    return f"{metadata.get('langgraph_step', '')}/{path}"
-
-
-def current_node() -> str | None:
-    """The name of the node whose code runs here; works in threads, which inherit the context."""
-    config = var_child_runnable_config.get()
-    node = (config or {}).get("metadata", {}).get("langgraph_node")
-    return node if isinstance(node, str) else None
+        except NotJsonError:
+            await self._context.emit_output(msgspec.Raw(encode_lossy(data)), kind="custom")
+        except PayloadTooLargeError as problem:
+            self._context.log.warning("custom output dropped", reason=str(problem))

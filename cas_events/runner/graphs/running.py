@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import Any
 
+from langchain_core.runnables.config import merge_configs
 from langgraph.errors import GraphDrained, is_invalid_resume
 from langgraph.runtime import RunControl
 
@@ -98,7 +99,9 @@ class _Run:
     async def _stream(self, input_: Any, **options: Any) -> None:
         emitted = self._emitted
         modes: Any = [*emitted.modes, "values"]
-        config: Any = {**self._thread.config, "callbacks": emitted.callbacks}
+        # What the graph was given by `with_config` stays: callbacks and metadata of both are merged.
+        own: Any = self._thread.config
+        config = merge_configs(self._graph.config, own, {"callbacks": emitted.callbacks})
         stream: Any = self._graph.astream(
             input_, config, stream_mode=modes, subgraphs=True, version="v2", **options
         )
