@@ -53,6 +53,8 @@ async def child(*arguments: str, environment: Mapping[str, str] | None = None) -
 
 
 async def _end(process: Process) -> None:
+    if process.returncode is not None:
+        return
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -87,6 +89,10 @@ async def result_of(module: str, role: str, plan: Plan) -> dict[str, Any]:
         line = await _line(process, RESULT_TIMEOUT_S)
         if not line:
             raise ChildFailedError(f"{module} {role} ended without a result")
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await (
+                process.wait()
+            )  # To signal a process that is just ending confuses asyncio about how it ended.
         result: dict[str, Any] = msgspec.json.decode(line)
         return result
 
