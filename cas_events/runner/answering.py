@@ -11,9 +11,10 @@ from dataclasses import replace
 from cas_events.domain import events
 from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Last, ReadAnswers, answer
-from cas_events.runner.claiming import append_over, claim_and_run, stored_cancel
+from cas_events.runner.claiming import claim_and_run
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.jobs import Job
+from cas_events.runner.overruling import append_over, stored_cancel
 from cas_events.runner.questions import Answer, stored_answer
 from cas_events.runner.registry import NO_DEFAULT
 from cas_events.runner.timers import store_wake

@@ -18,12 +18,12 @@ from cas_events.errors import InvalidCommandError
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
-from cas_events.runner.claiming import append_for, stored_cancel
 from cas_events.runner.descent import end_children
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer
 from cas_events.runner.ledger import LostRaceError
+from cas_events.runner.overruling import append_for, stored_cancel
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import decode_cancel, decode_execute
 

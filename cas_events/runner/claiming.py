@@ -7,14 +7,12 @@ that kills its runner costs tries. On a first delivery the append goes out at on
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from cas_events.domain import events
-from cas_events.domain.commands import Cancel, Execute
+from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Claim, Last
 from cas_events.errors import (
     ConnectionLostError,
@@ -23,15 +21,15 @@ from cas_events.errors import (
     PayloadTooLargeError,
     WireError,
 )
-from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
-from cas_events.runner.descent import end_children
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.execution import Execution
-from cas_events.runner.facts import TaskFacts
 from cas_events.runner.jobs import Job
+from cas_events.runner.overruling import append_over, duplicate, duplicate_of, refuse, stored_cancel
 from cas_events.runner.questions import is_readable
+from cas_events.runner.terms import terms_of
 from cas_events.runner.timers import store_wake
+from cas_events.runner.turns import LOOK_AGAIN_S, obstacle_of_turn, thread_of
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.claims import is_claim
 from cas_events.wire.commands import BAD_CLAIM_CHECK, EXPIRED, decode_cancel, decode_execute, parse_time
@@ -68,10 +66,12 @@ async def claim_and_run(
     try:
         execute = decode_execute(job.command)
     except InvalidCommandError as error:
-        await _refuse(place, job, claim, await _duplicate_of(place, job) or (error.reason, str(error)))
+        await refuse(place, job, claim, await duplicate_of(place, job) or (error.reason, str(error)))
         return False
     execute = await place.rooted(execute)
-    if _is_fresh(last) and await _is_not_due(place, job, claim, execute):
+    if _is_fresh(last) and (
+        await _is_not_due(place, job, claim, execute) or await _is_not_its_turn(place, job, claim, execute)
+    ):
         return False
     if job.key in place.running:
         # Two answers at once, for example: the claim that is on its way here already goes first.
@@ -124,9 +124,29 @@ async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute
         place.ack(job.delivery)
         return True
     if place.keeper.storage.has_expired(job.command_time_ns):
-        await _refuse(place, job, claim, (EXPIRED, "the log no longer reaches back to this command"))
+        await refuse(place, job, claim, (EXPIRED, "the log no longer reaches back to this command"))
         return True
     return False
+
+
+async def _is_not_its_turn(place: Workplace, job: Job, claim: Claim, execute: Execute) -> bool:
+    """Whether a fresh task finds its thread busy: it waits (its wake is stored), or it is refused."""
+    facts = job.facts(execute)
+    if not (job.spec.has_threads and thread_of(facts)) or await stored_cancel(place, job.task_id) is not None:
+        return False
+    obstacle = await duplicate_of(place, job) or await obstacle_of_turn(place, facts)
+    if obstacle is None:
+        return False
+    if obstacle != "wait":
+        await refuse(place, job, claim, obstacle)
+        return True
+    limit_s = terms_of(job.spec, execute).queue_timeout_s
+    rest_s = LOOK_AGAIN_S if limit_s is None else limit_s - _waited_s(job, execute)
+    if rest_s <= 0:
+        return False  # The claim finds that it has waited too long.
+    await store_wake(place, facts, attempt=0, delay_s=min(rest_s + CLOCK_SLACK_S, LOOK_AGAIN_S))
+    place.ack(job.delivery)
+    return True
 
 
 # --- opening the attempt -------------------------------------------------------------------------------------------------
@@ -148,9 +168,9 @@ async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
         reads = None
     if reads is None:
         cancel, first = await place.last_command(cancel_subject), await place.first_command(any_execute)
-    duplicate = _duplicate(job, first)
-    if duplicate is not None:
-        await _refuse(place, job, execution.claim, duplicate, lock_seq=appended)
+    second_use = duplicate(job, first)
+    if second_use is not None:
+        await refuse(place, job, execution.claim, second_use, lock_seq=appended)
         return False
     if cancel is not None:
         await execution.append(events.CANCELLED, cancelled_members(decode_cancel(cancel.data), started=False))
@@ -163,9 +183,9 @@ async def _open(place: Workplace, job: Job, execution: Execution, last: Last | N
     """Read first, then append `started` or what stands in its way; whether user code may run."""
     # A `started` goes out beside the look at the id's first use: who died in it may not have looked.
     if _is_fresh(last) or execution.claim.after_crash:
-        duplicate = await _duplicate_of(place, job)
-        if duplicate is not None:
-            await _refuse(place, job, execution.claim, duplicate)
+        second_use = await duplicate_of(place, job)
+        if second_use is not None:
+            await refuse(place, job, execution.claim, second_use)
             return False
     obstacle = await _obstacle(place, job, execution, last)
     if obstacle is not None:
@@ -214,12 +234,16 @@ def _queue_problem(job: Job, execution: Execution, last: Last | None) -> dict[st
     limit_s = execution.terms.queue_timeout_s
     if limit_s is None or not _is_fresh(last):
         return None
-    due_s = max(job.command_time_ns / 1e9, parse_time(execution.facts.execute.not_before) or 0.0)
-    waited_s = time.time() - due_s
+    waited_s = _waited_s(job, execution.facts.execute)
     if waited_s <= limit_s:
         return None
     message = f"the task waited {waited_s:.1f} s for its start, longer than {limit_s:g} s"
     return {"type": "QueueTimeoutError", "message": message}
+
+
+def _waited_s(job: Job, execute: Execute) -> float:
+    """Seconds since a task could have started."""
+    return time.time() - max(job.command_time_ns / 1e9, parse_time(execute.not_before) or 0.0)
 
 
 def _started_members(place: Workplace, execution: Execution) -> dict[str, Any]:
@@ -264,79 +288,3 @@ async def _fetch(
     await execution.append(events.REJECTED, members)
     place.ack(execution.delivery)
     return None
-
-
-# --- what stands in the way ----------------------------------------------------------------------------------------------
-
-
-async def _duplicate_of(place: Workplace, job: Job) -> tuple[str, str] | None:
-    """Why this command is a second use of a task id, if it is."""
-    return _duplicate(job, await place.first_command(place.names.execute("*", job.task_id)))
-
-
-def _duplicate(job: Job, first: StoredMessage | None) -> tuple[str, str] | None:
-    if first is None or first.subject.split(".")[3] == job.spec.agent_id:
-        return None
-    return events.DUPLICATE_TASK, f"the id was first used by {first.subject} at sequence {first.seq}"
-
-
-async def _refuse(
-    place: Workplace, job: Job, claim: Claim, why: tuple[str, str], *, lock_seq: int | None = None
-) -> None:
-    """Append `rejected` with the reason and the raw bytes, and settle the delivery."""
-    reason, detail = why
-    facts = await _facts(place, job)
-    is_duplicate = reason == events.DUPLICATE_TASK
-    members = {"reason": reason, "detail": detail, "raw": base64.b64encode(job.command).decode()}
-    await place.ledger.append(
-        facts.encoder(place.source, 0 if is_duplicate else claim.attempt),
-        events.REJECTED,
-        agent_id=job.spec.agent_id,
-        index=job.hint.command_seq if is_duplicate else 0,
-        time_ns=time.time_ns(),
-        members={**members, "tries": 0, "command_seq": job.hint.command_seq},
-        expected_seq=claim.expected_seq if lock_seq is None else lock_seq,
-    )
-    place.ack(job.delivery)
-
-
-async def append_over(
-    place: Workplace, job: Job, last: Last | None, type_: str, members: Mapping[str, Any]
-) -> None:
-    """Append a terminal event without holding the task: it opens the next attempt (PROTOCOL section 3)."""
-    await append_for(place, await _facts(place, job), last, type_, members)
-
-
-async def _facts(place: Workplace, job: Job) -> TaskFacts:
-    """What is known of a job whose command may be unreadable."""
-    try:
-        return job.facts(await place.rooted(decode_execute(job.command)))
-    except InvalidCommandError:
-        return job.facts(Execute())
-
-
-async def append_for(
-    place: Workplace, facts: TaskFacts, last: Last | None, type_: str, members: Mapping[str, Any]
-) -> None:
-    """Append a terminal event of a task that this process does not hold, expecting the lock.
-
-    Raises:
-        LostRaceError: another writer was faster.
-    """
-    await place.ledger.append(
-        facts.encoder(place.source, last.attempt + 1 if last else 1),
-        type_,
-        agent_id=facts.agent_id,
-        index=0,
-        time_ns=time.time_ns(),
-        members={**members, "tries": last.tries if last else 0, "command_seq": facts.command_seq},
-        expected_seq=last.seq if last else 0,
-    )
-    if last is not None:
-        await end_children(place, *facts.key, type_)
-
-
-async def stored_cancel(place: Workplace, task_id: str) -> Cancel | None:
-    """The task's stored cancel, by a leader read."""
-    stored = await place.last_command(place.names.cancel(task_id))
-    return None if stored is None else decode_cancel(stored.data)

@@ -30,6 +30,7 @@ from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.registry import AgentSpec
 from cas_events.runner.telemetry import Telemetry
 from cas_events.runner.terms import terms_of
+from cas_events.runner.turns import has_ended
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import decode_cancel
 
@@ -278,7 +279,7 @@ class Execution:
 
     async def append(self, type_: str, members: Mapping[str, Any], *, expected_seq: int | None = None) -> int:
         """Append the attempt's next lifecycle event under the lock and return its sequence."""
-        return await self.place.ledger.append(
+        seq = await self.place.ledger.append(
             self.encoder,
             type_,
             agent_id=self.facts.agent_id,
@@ -289,6 +290,9 @@ class Execution:
             member_bytes_max=self.place.limits.claim_bytes_max if type_ == events.COMPLETED else None,
             is_held=self._is_held if self._phase is _Phase.ENDING else None,
         )
+        if type_ in events.TERMINAL_TYPES:
+            has_ended(self.place, self.facts)
+        return seq
 
     def _is_held(self) -> bool:
         hold = self.place.desk.holds.get(self.facts.key)

@@ -148,6 +148,11 @@ class AgentSpec:
                 f"isolation of agent {self.agent_id!r} is {self.isolation!r}; use 'none' or 'process'"
             )
 
+    @property
+    def has_threads(self) -> bool:
+        """Whether its tasks may share a thread, as those of graphs do."""
+        return getattr(self.run, "has_threads", False)
+
     def is_retryable(self, error: BaseException) -> bool:
         """Whether an error of this agent is worth another try."""
         return not isinstance(error, (NonRetryableError, *self.non_retryable))

@@ -54,3 +54,10 @@ async def store_wake(place: Workplace, facts: TaskFacts, *, attempt: int, delay_
     subject = place.names.timer(facts.agent_id, facts.task_id)
     # Storing it twice is harmless: a subject holds one schedule.
     await patiently(lambda: place.js.append(subject, payload, header=header))
+
+
+async def wake_now(place: Workplace, agent_id: str, task_id: str) -> None:
+    """Wake a task that has not started; harmless if it has."""
+    due = place.names.due(agent_id, task_id, 0)
+    payload = encode_json({"for": "turn", "attempt": 0}, path="wake")
+    await patiently(lambda: place.js.append(due, payload))
