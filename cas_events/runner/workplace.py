@@ -57,6 +57,7 @@ class Workplace:
         running: executions of this process by agent and task id, from their claim to their end; two agents may have
             been given the same id.
         is_stopping: the process shuts down.
+        saver: LangGraph's checkpointer on this connection, once a graph has run; see `graphs.threads`.
     """
 
     names: Names
@@ -78,6 +79,7 @@ class Workplace:
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     running: dict[TaskKey, Execution] = field(default_factory=dict)
     is_stopping: bool = False
+    saver: Any = None
 
     @property
     def source(self) -> str:

@@ -5,6 +5,7 @@ Below ``<deployment>.ckpt.<thread>``, each subject holding one message at most:
 - ``f``: the fence, who may write (PROTOCOL section 9);
 - ``c.<ns>.<checkpoint>``: a checkpoint's record, the point of its commit;
 - ``w.<ns>.<checkpoint>.<task>.<slot>``: what a task wrote on top of a checkpoint;
+- ``q``: the line of tasks that share the thread, whose turn it is;
 - ``p.<hash>``: a piece, bytes under the name of their own hash.
 
 Any text is a token: one that PROTOCOL allows is itself, another is ``=`` and its base64url, a long one is ``==`` and
@@ -78,6 +79,11 @@ class ThreadSubjects:
     def fence(self) -> str:
         """Subject of the fence."""
         return f"{self.prefix}.f"
+
+    @property
+    def line(self) -> str:
+        """Subject of the line of tasks that share the thread (`domain.turns`)."""
+        return f"{self.prefix}.q"
 
     @property
     def all_records(self) -> str:

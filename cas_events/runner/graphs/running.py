@@ -40,7 +40,7 @@ def graph_agent(graph: Any, *, recursion_limit: int | None = None, tokens: bool 
 
     async def run(context: TaskContext, input_: Any) -> Any:
         thread = Thread(context)
-        saver = None if context.held is None else await open_saver(context.held)
+        saver = None if context.held is None else await open_saver(context.held, thread.thread_id)
         async with open_graph(form, checkpointer=saver, config=thread.config) as opened:
             thread.config["recursion_limit"] = recursion_limit or (opened.config or {}).get(
                 "recursion_limit", RECURSION_LIMIT
@@ -51,6 +51,7 @@ def graph_agent(graph: Any, *, recursion_limit: int | None = None, tokens: bool 
                     return await run.once(input_)
                 return await run.on_thread(context.held, saver, input_)
 
+    run.has_threads = True  # type: ignore[attr-defined] # `AgentSpec.has_threads`
     return run
 
 
@@ -89,7 +90,6 @@ class _Run:
                 raise
             problem = error
         if problem is None and not self._asks:
-            await saver.adelete_thread(self._thread.thread_id)
             return _output(self._graph, self._values)
         pending = await self._thread.pending(self._graph)
         if not pending:

@@ -11,17 +11,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, Interrupt
 
 from cas_events.domain.interrupts import Question
-from cas_events.errors import PayloadTooLargeError, WireError
+from cas_events.errors import CheckpointFencedError, PayloadTooLargeError, WireError
+from cas_events.jetstream.checkpoints.saver import JetStreamSaver
 from cas_events.jetstream.patience import patiently
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
 from cas_events.runner.failures import error_members
 from cas_events.runner.graphs.opening import AnyPregel
 from cas_events.runner.questions import TaskInterruptedError
+from cas_events.wire.checkpoints import Fence
 from cas_events.wire.claims import is_claim
 from cas_events.wire.jsonvalue import decode_json
 
@@ -33,12 +34,30 @@ TASK_RUN = "task_run"
 # that is given once more goes to the next interrupt.
 STRICT_RESUME = "__pregel_strict_resume"
 
-_memory: dict[str, InMemorySaver] = {}
 
+async def open_saver(attempt: Attempt, thread_id: str) -> JetStreamSaver:
+    """The checkpointer of an attempt: whatever it stores in the thread is fenced by the attempt's `started`.
 
-async def open_saver(attempt: Attempt) -> BaseCheckpointSaver[Any]:
-    """The checkpointer of an attempt."""
-    return _memory.setdefault(attempt.place.names.deployment, InMemorySaver())
+    Raises:
+        CheckpointFencedError: a newer attempt of the task has begun.
+        ThreadBusyError: another task, which has not ended, has the thread.
+    """
+    place, facts = attempt.place, attempt.facts
+    if place.saver is None:
+        place.saver = JetStreamSaver.on(place.js, place.names)
+    saver: JetStreamSaver = place.saver
+
+    async def has_ended(holder: Fence) -> bool:
+        last = await place.ledger.last(holder.agent, holder.task)
+        return last is None or last.is_terminal
+
+    fence = Fence(agent=facts.agent_id, task=facts.task_id, started_seq=attempt.fence_seq)
+    held = await saver.acquire(thread_id, fence, displace=has_ended)
+    # The fence may have been moved by an attempt that is over: the task's own lock has the last word.
+    last = await place.ledger.last(facts.agent_id, facts.task_id)
+    if last is None or last.seq != attempt.fence_seq:
+        raise CheckpointFencedError(thread_id, "a later attempt")
+    return held
 
 
 class Thread:
