@@ -72,6 +72,12 @@ def at_(recorded: Recorded, seq: int) -> Recorded:
     )
 
 
+def large(length: int) -> Recorded:
+    """An output that carries its value itself."""
+    raw = json.dumps({"data": {"kind": "partial", "value": "x" * length}}).encode()
+    return Recorded(event("output", 1, 1).event, "output", raw, time_ns=101)
+
+
 HANDOVER = {"error": {"type": "handover"}}
 FAULT = {"error": {"type": "ValueError"}}
 CANCEL = command(2, "cancel")
@@ -115,6 +121,14 @@ GOOD = {
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_history_passes(name: str) -> None:
     assert promises.check(GOOD[name], [("cas.cmd.execute.x.t", 1)]) == []
+
+
+def test_a_flood_within_its_rates_passes() -> None:
+    """A second is a hundred events of progress; what is stored twice counts once."""
+    last = event("progress", 1, 200, at=1_000_000_000)
+    few = [event("progress", 1, n) for n in range(1, 100)]
+    assert promises.floods_are_bounded(history(START, *few, *few, last)) == []
+    assert promises.large_values_are_elsewhere(history(START, large(256 * 1024 - 2))) == []
 
 
 DONE = event("completed", 1, 1)
@@ -181,6 +195,9 @@ BAD = [
         history(event("rejected", 1, 0, reason="bad_body", raw="e30="), commands=(command(data=b"[1]"),)),
     ),
     (promises.bad_commands_are_rejected, history(event("rejected", 1, 0))),
+    (promises.floods_are_bounded, history(START, *(event("progress", 1, n) for n in range(1, 14)))),
+    (promises.floods_are_bounded, history(START, *(event("log", 1, n) for n in range(1, 1_004)))),
+    (promises.large_values_are_elsewhere, history(START, large(400 * 1024))),
 ]
 
 

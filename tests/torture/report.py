@@ -17,7 +17,7 @@ HEADER = """\
 # Torture: the last report
 
 Written by `scripts/torture --report`, never by hand. Faults and workload come from the seed; what the processes do in
-between is theirs. After the faults every task must end, and `tests/harness/history.py` checks each promise against the
+between is theirs. After the faults every task must end, and `tests/harness/history` checks each promise against the
 streams, each follower against the log, and the projection against both.
 """
 
