@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cas_events.cli import doctor, look, resume, serve, start, tables, up
+from cas_events.cli import doctor, look, resume, serve, start, tables, tree, up
 
 SERVE, START, LOOK = "Serve", "Start and stop tasks", "See what happened"
 
@@ -38,6 +38,7 @@ app.command("retry", rich_help_panel=START)(start.retry)
 app.command("resume", rich_help_panel=START)(resume.resume)
 app.command("cancel", rich_help_panel=START)(start.cancel)
 app.command("tasks", rich_help_panel=LOOK)(tables.tasks)
+app.command("tree", rich_help_panel=LOOK)(tree.tree)
 app.command("logs", rich_help_panel=LOOK)(look.logs)
 app.command("tail", rich_help_panel=LOOK)(look.tail)
 app.command("replay", rich_help_panel=LOOK)(look.replay)
