@@ -31,6 +31,7 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 _PAGE_ENTRIES_MIN = 16
 _PAGE_ENTRIES_MAX = 256
 _PAGE_BORDER_MASK = 31
+_PAGE_BYTES = 32 * 1024  # What a page has at most, for the size of a request.
 _COMPRESS_FROM_BYTES = 512
 _RAW, _ZLIB, _MOVED = 0, 1, 2
 _TYPE_CODES = {"msgpack": ""}
@@ -138,14 +139,17 @@ def wanted(value: Value) -> Iterator[tuple[bytes, int]]:
     elif isinstance(value, Items):
         for entry in value.entries:
             if isinstance(entry, Page):
-                yield entry.hash, PIECE_BYTES // 16
+                yield entry.hash, _PAGE_BYTES
             else:
                 yield from wanted(entry)
 
 
-def has_pages(value: Value) -> bool:
-    """Whether `unfold` has something to do."""
-    return isinstance(value, Items) and any(isinstance(entry, Page) for entry in value.entries)
+def pages_of(value: Value) -> Iterator[tuple[bytes, int]]:
+    """The pages among them: what `unfold` needs."""
+    if isinstance(value, Items):
+        for entry in value.entries:
+            if isinstance(entry, Page):
+                yield entry.hash, _PAGE_BYTES
 
 
 def unfold(value: Value, pieces: Mapping[bytes, bytes]) -> Value:

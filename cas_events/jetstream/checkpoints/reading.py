@@ -19,9 +19,9 @@ from cas_events.wire.checkpoints import Record, Write, Writes, decode_record, de
 from cas_events.wire.pieces import (
     BODY_BYTES_MAX,
     Value,
-    has_pages,
     join_pieces,
     moved,
+    pages_of,
     unfold,
     unpack,
     wanted,
@@ -86,7 +86,7 @@ async def resolve(
     """
     given = list(values)
     pieces = await stream.pieces(thread, (need for value in given for need in wanted(value)))
-    unfolded = {id(value): unfold(value, pieces) for value in given if has_pages(value)}
+    unfolded = {id(value): unfold(value, pieces) for value in given if any(pages_of(value))}
     if unfolded:
         more = (need for value in unfolded.values() for need in wanted(value) if need[0] not in pieces)
         pieces |= await stream.pieces(thread, more)

@@ -7,12 +7,11 @@ any number of threads and graphs, from its own event loop, from other loops and 
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -25,16 +24,16 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from cas_events.errors import SyncOnLoopError
 from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.checkpoints.access import Shared
 from cas_events.jetstream.checkpoints.acquiring import acquired
 from cas_events.jetstream.checkpoints.bridge import SyncMethods
 from cas_events.jetstream.checkpoints.listing import listed
+from cas_events.jetstream.checkpoints.maintained import MaintainedThreads
 from cas_events.jetstream.checkpoints.reading import assemble
 from cas_events.jetstream.checkpoints.stream import PATIENCE_S, CheckpointStream
 from cas_events.jetstream.checkpoints.strictness import strict_serializer
-from cas_events.jetstream.checkpoints.upkeep import delete_thread
-from cas_events.jetstream.checkpoints.views import View, Views, owner_here
+from cas_events.jetstream.checkpoints.views import View, owner_here
 from cas_events.jetstream.checkpoints.writing import ns_of_config, put, put_writes, thread_of_config
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
@@ -42,19 +41,8 @@ from cas_events.settings import Settings
 from cas_events.wire.checkpoints import Fence
 from cas_events.wire.subjects import Names
 
-T = TypeVar("T")
 
-
-class _Shared:
-    """What the copies of a saver have in common."""
-
-    def __init__(self) -> None:
-        self.stream: CheckpointStream | None = None
-        self.connection: Connection | None = None
-        self.views = Views()
-
-
-class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
+class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
     """Keeps the checkpoints of LangGraph threads in the deployment's stream of checkpoints.
 
     `async with JetStreamSaver(url) as saver: graph.compile(checkpointer=saver)`
@@ -86,8 +74,8 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
         self._url = url
         self._settings = settings
         self._patience_s = patience_s
-        self._shared = _Shared()
-        self._held: View | None = None
+        self.shared = Shared()
+        self.held: View | None = None
 
     @classmethod
     def on(
@@ -101,7 +89,7 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
     ) -> Self:
         """A saver on a connection that somebody else opens and closes; called in its event loop."""
         self = cls(serde=serde, allow=allow, patience_s=patience_s)
-        self._shared.stream = CheckpointStream(js, names, patience_s=patience_s)
+        self.shared.stream = CheckpointStream(js, names, patience_s=patience_s)
         return self
 
     async def __aenter__(self) -> Self:
@@ -115,22 +103,16 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
         except BaseException:
             await connection.close()
             raise
-        self._shared.connection = connection
-        self._shared.stream = CheckpointStream(js, Names(settings.deployment), patience_s=self._patience_s)
+        self.shared.connection = connection
+        self.shared.stream = CheckpointStream(js, Names(settings.deployment), patience_s=self._patience_s)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        connection, self._shared.connection = self._shared.connection, None
+        connection, self.shared.connection = self.shared.connection, None
         if connection is not None:
             await connection.close()
-
-    @property
-    def _stream(self) -> CheckpointStream:
-        if self._shared.stream is None:
-            raise RuntimeError("the saver is not open: `async with JetStreamSaver(url) as saver:`")
-        return self._shared.stream
 
     # --- the fence
 
@@ -156,40 +138,40 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
             CheckpointFencedError: a newer attempt of the task has the thread.
             ThreadBusyError: another task has it.
         """
-        view = await acquired(self._stream, thread_id, fence, displace)
+        view = await acquired(self.stream, thread_id, fence, displace)
         return self._holding(view)
 
     def _holding(self, view: View) -> JetStreamSaver:
         held = copy.copy(self)
-        vars(held)["_held"] = view
+        held.held = view
         return held
 
     # --- reading
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, or the newest one of its thread and namespace, by order of commit."""
-        return self.remembered(await self._there(self.read(config, *self.reader(config))))
+        return self.remembered(await self.there(self.read(config, *self.reader(config))))
 
     def reader(self, config: RunnableConfig) -> tuple[View | None, Any]:
         """The view that the context has, and who reads."""
-        return self._shared.views.in_context(thread_of_config(config)), owner_here()
+        return self.shared.views.in_context(thread_of_config(config)), owner_here()
 
     def remembered(self, read: tuple[CheckpointTuple | None, View]) -> CheckpointTuple | None:
         """What was read; the context keeps the view of it, for the writes of the run."""
         found, view = read
-        if view is not self._held:
-            self._shared.views.remember(view)
+        if view is not self.held:
+            self.shared.views.remember(view)
         return found
 
     async def read(
         self, config: RunnableConfig, known: View | None, owner: Any
     ) -> tuple[CheckpointTuple | None, View]:
         """A checkpoint and the view for what will be written on top of it; in the saver's own loop."""
-        stream, thread_id, ns = self._stream, thread_of_config(config), ns_of_config(config)
+        stream, thread_id, ns = self.stream, thread_of_config(config), ns_of_config(config)
         thread, checkpoint_id = stream.thread(thread_id), get_checkpoint_id(config)
         records = thread.record(ns, checkpoint_id) if checkpoint_id else thread.records(ns)
         fence, message = await stream.fence_and_last(thread.fence, records)
-        view = self._view_of_reader(thread_id, ns, fence.seq if fence is not None else 0, known, owner)
+        view = self.view_of_reader(thread_id, ns, fence.seq if fence is not None else 0, known, owner)
         if message is None:
             return None, view
         assembled = await assemble(stream, thread_id, thread, self.serde, message)
@@ -197,18 +179,6 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
             return None, view
         assembled.teach(view)
         return assembled.found, view
-
-    def _view_of_reader(
-        self, thread_id: str, ns: str, fence_seq: int, known: View | None, owner: Any
-    ) -> View:
-        """A run is a writer of its own; its subgraphs, and what reads beside it in its own task, share its view."""
-        if self._held is not None and self._held.thread_id == thread_id:
-            return self._held
-        if known is None or known.writer.error is not None:
-            return View(self._stream, thread_id, fence_seq, owner=owner)
-        if ns or (known.owner == owner and known.is_current(fence_seq)):
-            return known
-        return View(self._stream, thread_id, fence_seq, owner=owner)
 
     async def alist(
         self,
@@ -219,7 +189,7 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Checkpoints, the newest first, by order of commit; without a config, those of every thread."""
-        async for found in listed(self._stream, self.serde, self._there, config, filter, before, limit):
+        async for found in listed(self.stream, self.serde, self.there, config, filter, before, limit):
             yield found
 
     # --- writing
@@ -238,10 +208,10 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
         """
 
         async def work() -> RunnableConfig:
-            view = await self._writing(thread_of_config(config))
+            view = await self.writing(thread_of_config(config))
             return await put(view, self.serde, config, checkpoint, metadata, new_versions)
 
-        return await self._there(work())
+        return await self.there(work())
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -253,27 +223,10 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
         """
 
         async def work() -> None:
-            view = await self._writing(thread_of_config(config))
-            await put_writes(self._stream, view, self.serde, config, writes, task_id, task_path)
+            view = await self.writing(thread_of_config(config))
+            await put_writes(self.stream, view, self.serde, config, writes, task_id, task_path)
 
-        await self._there(work())
-
-    async def _writing(self, thread_id: str) -> View:
-        """The view of the run that writes; one that has read nothing begins from now."""
-        if self._held is not None and self._held.thread_id == thread_id:
-            return self._held
-        view = self._shared.views.find(thread_id)
-        if view is None:
-            fence = await self._stream.last(self._stream.thread(thread_id).fence)
-            view = View(self._stream, thread_id, fence.seq if fence is not None else 0)
-            self._shared.views.remember(view)
-        return view
-
-    # --- upkeep
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        """Delete all checkpoints of a thread; its fence stays, and other writers have lost the thread."""
-        await self._there(delete_thread(self._stream, await self._there(self._writing(thread_id))))
+        await self.there(work())
 
     def get_next_version(self, current: str | int | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's signature
         """A channel's next version: counted, and different in every run."""
@@ -281,24 +234,3 @@ class JetStreamSaver(SyncMethods, BaseCheckpointSaver[str]):
             0 if current is None else current if isinstance(current, int) else int(str(current).split(".")[0])
         )
         return f"{number + 1:010}.{random.getrandbits(32):08x}"
-
-    # --- loops and threads
-
-    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run in the saver's own loop."""
-        loop = self._stream.loop
-        if asyncio.get_running_loop() is loop:
-            return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
-
-    def _wait(self, method: str, work: Coroutine[Any, Any, T]) -> T:
-        """Run in the saver's own loop, from a thread."""
-        loop = self._stream.loop
-        try:
-            running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is loop:
-            work.close()
-            raise SyncOnLoopError(method)
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
