@@ -20,6 +20,8 @@ DEFAULT_HOME = ".cas"
 
 # `kv` and `obj` would collide with the stream names of NATS' own key-value and object stores.
 _DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_ENV_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
+_QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)""")
 _RESERVED_DEPLOYMENTS = frozenset({"kv", "obj"})
 
 # What a tool needs to find its files and to read text; no variable that could hold a key.
@@ -105,6 +107,34 @@ class Settings:
 def bare_environment() -> dict[str, str]:
     """The environment for a child process that must see neither keys nor settings."""
     return {name: value for name, value in os.environ.items() if name in _BARE_NAMES}
+
+
+def set_defaults(variables: Mapping[str, str]) -> None:
+    """Set environment variables, for this process and its children, unless they are set already."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    r"""The variables of a file of ``NAME=value`` lines.
+
+    Blank lines, ``#`` comments and a leading ``export`` are passed over. A value may stand in quotes; in double quotes
+    ``\n`` is a new line. Nothing is expanded.
+    """
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match = _ENV_LINE.fullmatch(line)
+        if match is not None:
+            found[match["name"]] = _unquoted(match["value"])
+    return found
+
+
+def _unquoted(value: str) -> str:
+    match = _QUOTED.match(value)
+    if match is None:
+        return re.split(r"\s#", value, maxsplit=1)[0].strip()
+    text = match["text"]
+    return text.replace("\\n", "\n").replace('\\"', '"') if match["quote"] == '"' else text
 
 
 def wants_traces() -> bool:

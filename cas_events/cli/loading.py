@@ -1,4 +1,4 @@
-"""From ``MODULE:RUNNER`` or ``FILE.py:RUNNER`` to the runner object, with errors that say what to mend."""
+"""From ``MODULE:RUNNER``, ``FILE.py:RUNNER`` or a `langgraph.json` to the runner object, with errors that say what to mend."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _others(module: ModuleType) -> str:
 def _import(target: str, name: str, folder: Path) -> ModuleType:
     if not name or not all(part.isidentifier() for part in name.split(".")):
         raise RunnerNotLoadedError(
-            target, "write it as MODULE:RUNNER or FILE.py:RUNNER, such as agents:runner"
+            target, "write it as MODULE:RUNNER, FILE.py:RUNNER or langgraph.json, such as agents:runner"
         )
     _look_in(folder)
     try:

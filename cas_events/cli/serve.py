@@ -26,22 +26,28 @@ def worker(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:RUNNER",
-            help="The runner object, in a module (also of the current folder) or FILE.py.",
+            metavar="MODULE:RUNNER | langgraph.json",
+            help="The runner object, in a module (also of the current folder) or FILE.py; or a file that lists graphs.",
         ),
     ],
     log_level: LogLevel = "",
 ) -> None:
-    """Serve the agents of a runner, until SIGTERM or Ctrl-C; unfinished tasks are handed over.
+    """Serve the agents of a runner, or the graphs of a langgraph.json, until SIGTERM or Ctrl-C; unfinished tasks are handed over.
 
-    Example: `cas worker cas_events.agents.samples:runner`
+    Examples: `cas worker cas_events.agents.samples:runner`, `cas worker langgraph.json`
     """
-    from cas_events.cli.loading import load_runner  # noqa: PLC0415 - see the package's docstring
+    from cas_events.cli.langgraph_file import LangGraphFile, is_langgraph_file  # noqa: PLC0415 - see the package's docstring
+    from cas_events.cli.loading import load_runner  # noqa: PLC0415 - the same
+
+    graphs = LangGraphFile(target, Path.cwd()) if is_langgraph_file(target) else None
+    if graphs is not None:
+        graphs.apply_environment()  # Which may say where the server is.
 
     settings = Settings.from_env()
     logs.configure_process(log_level or settings.log_level, service="runner")
     settings.url()  # Says that there is no server before importing what may take a while.
-    asyncio.run(_serve(load_runner(target, Path.cwd())))
+    runner = load_runner(target, Path.cwd()) if graphs is None else graphs.runner()
+    asyncio.run(_serve(runner))
 
 
 def _settle_garbage() -> None:

@@ -87,6 +87,8 @@ async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str)
     }
     if spec.timeout_s is None:
         del members["limits"]["timeout_s"]
+    if spec.description:
+        members["description"] = spec.description
     if spec.schema is not None:
         members["schema"] = spec.schema
     known = await js.last_message(names.events, names.agent_event(spec.agent_id))

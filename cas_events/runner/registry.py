@@ -63,6 +63,7 @@ class AgentOptions(TypedDict, total=False):
     isolation: Isolation
     version: str
     schema: dict[str, Any] | None
+    description: str
     recursion_limit: int | None
     tokens: bool
 
@@ -88,6 +89,7 @@ class AgentSpec:
             code does; see `isolation`.
         version: shown with the registration.
         schema: JSON Schema of the input, if the agent has one.
+        description: what it is for, shown with the registration.
         recursion_limit: of a graph, how many supersteps a run may take; None for the graph's own, or else 100.
         tokens: of a graph, whether what its chat models say is published as it comes; a task's own
             ``metadata.stream_tokens`` wins. It makes the models stream.
@@ -113,6 +115,7 @@ class AgentSpec:
     isolation: Isolation = "none"
     version: str = ""
     schema: dict[str, Any] | None = None
+    description: str = ""
     recursion_limit: int | None = None
     tokens: bool = False
     terms: Terms = field(init=False)
