@@ -21,6 +21,7 @@ from cas_events.errors import ProjectionError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.subjects import Names
 from projections import store
+from projections.continuity import Newest
 from projections.staging import Letter, Stage
 from projections.statements import script, statements
 
@@ -126,6 +127,12 @@ class Fold:
         except store.Error as error:
             raise _failed(reached, error) from error
         return reached
+
+    def newest(self) -> Newest:
+        """The newest rows, as far as they tell whether the log is still the same."""
+        command = next(iter(self._connection.run("others_newest_command")), None)
+        event = next(iter(self._connection.run("others_newest_event")), None)
+        return Newest(command and (command[0], command[1]), event and (event[0], event[1]))
 
     def checkpoint(self) -> bool:
         """Move what is committed from the write-ahead log into the file; False: not now, because queries run."""

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from cas_events.errors import ProjectionError, QueryError
+from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.reader import StreamReader
 from cas_events.wire.subjects import Names
+from projections.continuity import require_same_log
 from projections.fold import Fold, Positions
 from projections.handover import Handover
 from projections.store import OutOfMemoryError
@@ -86,9 +88,12 @@ class Projector:
         """Project until `stop`.
 
         Raises:
-            ProjectionError: retention took messages that are not in the tables yet, or the storage failed.
+            ProjectionError: retention took messages that are not in the tables yet, the storage failed, or the log is
+                not the one that the tables were made from (`continuity`).
         """
+        await self._require_same_log()
         parts = [
+            asyncio.create_task(self._watch_log()),
             asyncio.create_task(self._pump(self._names.commands, self.positions.commands)),
             asyncio.create_task(self._pump(self._names.events, self.positions.events)),
             asyncio.create_task(self._write()),
@@ -133,6 +138,22 @@ class Projector:
                 f"sequence {seq} is not projected after {timeout_s:g} s; the tables are at {self.positions.events}",
                 reason="timeout",
             ) from None
+
+    async def _watch_log(self) -> None:
+        """After each reconnection: it may be to a server that has lost its newest messages."""
+        reconnected = asyncio.Event()
+        forget = self._connection.on_reconnect(reconnected.set)
+        try:
+            while True:
+                await reconnected.wait()
+                reconnected.clear()
+                await self._require_same_log()
+        finally:
+            forget()
+
+    async def _require_same_log(self) -> None:
+        newest = await self._in_thread(self._fold.newest)
+        await require_same_log(JetStream(self._connection), self._names, newest)
 
     async def _pump(self, stream: str, position: int) -> None:
         reader = StreamReader(self._connection, stream, from_seq=position + 1)

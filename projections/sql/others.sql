@@ -72,5 +72,11 @@ INSERT INTO cas_dead_letters VALUES ($1, $2, $3, $4, $5, 'undecodable', $6, $7, 
 -- name: positions
 SELECT stream, last_seq, version FROM cas_projection;
 
+-- name: newest_command
+SELECT seq, epoch_us(time) FROM cas_commands ORDER BY seq DESC LIMIT 1;
+
+-- name: newest_event
+SELECT seq, id FROM cas_agent_events ORDER BY seq DESC LIMIT 1;
+
 -- name: advance
 UPDATE cas_projection SET last_seq = $2 WHERE stream = $1;

@@ -6,6 +6,7 @@ A runner takes seconds to start and its tests are about something else; whoever 
 from __future__ import annotations
 
 import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
@@ -37,6 +38,16 @@ def fleet(nats_server: NatsServer, proxies: list[Proxy]) -> Iterator[Fleet]:
 
 @pytest.fixture
 async def fleet_client(fleet: Fleet, proxies: list[Proxy]) -> AsyncIterator[Client]:
-    """A client of the fleet, behind its own proxy."""
+    """A client of the fleet, behind its own proxy; what a failed test leaves broken is mended for the next one."""
     async with Client(settings=settings(proxies[0].url, fleet.deployment)) as client:
         yield client
+    for proxy in proxies:
+        await asyncio.to_thread(proxy.heal)
+    dead = [place for place, runner in enumerate(fleet.runners) if runner.is_dead()]
+    for runner in fleet.runners:
+        if not runner.is_dead():
+            runner.send(signal.SIGCONT)
+    for place in dead:
+        await asyncio.to_thread(fleet.replace, place)
+    if dead:
+        await fleet.until_up()

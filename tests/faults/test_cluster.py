@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 
 from cas_events import Client
-from cas_events.errors import CasEventsError
+from cas_events.errors import CasEventsError, WrongLastSequenceError
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Connection
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
-from tests.harness.cluster import Cluster
+from tests.harness.cluster import Cluster, Node
 from tests.harness.faults import Fleet, Load, at_rest, last_for, marks, until_marked
-from tests.harness.patience import IS_TORTURE, promised
+from tests.harness.patience import IS_TORTURE, count, promised
 from tests.harness.pids import stopped_within
-from tests.harness.wait import until
+from tests.harness.wait import until, until_async
 
 LEASE_S = 3.0
 # An election takes up to 10 s (knowledge: 5 to 9 s measured for a stream's leader).
@@ -138,3 +140,60 @@ async def test_a_paused_runner_is_fenced_on_the_cluster_too(
     assert await load.complaints(cluster.url) == []
     assert len(marks(file, "began")) == 2, "the successor kept its task through the election"
     assert [r.event.attempt for r in history.lifecycle_of(task.task_id)] == [1, 2, 2]
+
+
+async def test_a_deposed_leader_may_answer_with_what_was_and_appends_nothing(
+    cas: Client, cluster: Cluster, fleet: Fleet, record_property
+) -> None:
+    """It slept while another was elected; questions and appends wait in its socket when it wakes.
+
+    What it answers then may be stale for some milliseconds (docs/decisions): no decision rests on it alone, because
+    each ends in an append under the lock, and that takes the majority.
+    """
+    names, stale, asked = cas._session.names, 0, 0
+    rounds = count(1, 5)
+    for turn in range(rounds):
+        subject = names.lifecycle("nobody", f"deposed{turn}")
+        old = await cluster.leader_of(names.events)
+        async with await Connection.open(old.url, name="at the old leader") as connection:
+            js = JetStream(connection)
+            old.send(signal.SIGSTOP)
+            try:
+                seq = await append_when_elected(cluster, old, subject)
+                reads = [asyncio.create_task(js.last_message(names.events, subject)) for _ in range(50)]
+                append = asyncio.create_task(js.append(subject, b'{"by":"old"}', expected_last_seq=0))
+                await last_for(0.1)
+            finally:
+                old.send(signal.SIGCONT)
+            answers = await asyncio.gather(*reads, return_exceptions=True)
+            asked += sum(not isinstance(answer, BaseException) for answer in answers)
+            stale += sum(answer is None for answer in answers)
+            with pytest.raises(CasEventsError):
+                await append
+        await cluster.until_settled(names.events)
+        last = await cas._session.js.last_message(names.events, subject)
+        assert last is not None
+        assert (last.seq, last.data) == (seq, b'{"by":"new"}')
+    record_property("cases", f"{rounds} elections")
+    record_property("stale answers", f"{stale} of {asked}")
+
+
+async def append_when_elected(cluster: Cluster, old: Node, subject: str) -> int:
+    """The sequence of an append that the other two accept, as soon as one of them leads."""
+    url = ",".join(node.url for node in cluster.nodes if node is not old)
+    async with await Connection.open(url, name="at the others") as connection:
+        js, seq = JetStream(connection), 0
+
+        async def is_stored() -> bool:
+            nonlocal seq
+            try:
+                seq = (await js.append(subject, b'{"by":"new"}', expected_last_seq=0, timeout_s=2)).seq
+            except WrongLastSequenceError:  # Its answer was lost.
+                last = await js.last_message(subject.split(".", maxsplit=1)[0].upper() + "_EVENTS", subject)
+                seq = last.seq if last else 0
+            except CasEventsError:
+                return False
+            return seq > 0
+
+        await until_async(is_stored, timeout_s=PAUSE_S, what="another leader")
+        return seq

@@ -225,7 +225,7 @@ async def test_wait_for_beyond_the_end_is_an_error_in_time(
     await ensure_streams(JetStream(connection), deployment)
     projector = await Projector.open(connection, Names(deployment), tmp_path / "cas.duckdb")
     running = asyncio.create_task(projector.run())
-    with pytest.raises(QueryError, match=r"not projected after 0\.1 s") as caught:
+    with pytest.raises(QueryError, match="not projected after") as caught:
         await projector.wait_for(5, promised(0.1))
     assert caught.value.reason == "timeout"
     projector.stop()
