@@ -17,24 +17,28 @@ __all__ = ["register_samples"]
 
 
 def register_samples(runner: Runner) -> None:
-    """Register `echo`, the agents of the workflows, and the workflows `content-strategy` and `security-audit`.
+    """Register `echo`, the agents of the workflows, and the three workflows.
 
     The tools that they need (the extra ``demo``) are looked for when a task starts, so that `echo` works without them.
     """
-    from cas_events.agents.content_strategy.analyst import analyst  # noqa: PLC0415 - see the module's docstring
+    from cas_events.agents.analyst import analyst  # noqa: PLC0415 - see the module's docstring
     from cas_events.agents.content_strategy.graph import build_content_strategy  # noqa: PLC0415
     from cas_events.agents.content_strategy.marketer import marketer  # noqa: PLC0415
     from cas_events.agents.echo import echo  # noqa: PLC0415
+    from cas_events.agents.feature_development.developer import developer  # noqa: PLC0415
+    from cas_events.agents.feature_development.graph import build_feature_development  # noqa: PLC0415
+    from cas_events.agents.feature_development.planner import planner  # noqa: PLC0415
+    from cas_events.agents.feature_development.qa import qa  # noqa: PLC0415
+    from cas_events.agents.feature_development.tester import tester  # noqa: PLC0415
     from cas_events.agents.security_audit.engineer import engineer  # noqa: PLC0415
     from cas_events.agents.security_audit.graph import build_security_audit  # noqa: PLC0415
     from cas_events.agents.security_audit.security import security  # noqa: PLC0415
 
     # Trying again mends neither a wrong input nor a missing tool nor a wrong key.
     hopeless = (InvalidCommandError, ModelRefusedError, PathNotFoundError, ToolsMissingError)
-    runner.agent("echo", non_retryable=hopeless)(echo)
-    runner.agent("security", non_retryable=hopeless)(security)
-    runner.agent("engineer", non_retryable=hopeless)(engineer)
-    runner.agent("analyst", non_retryable=hopeless)(analyst)
-    runner.agent("marketer", non_retryable=hopeless)(marketer)
-    runner.register("content-strategy", build_content_strategy(), non_retryable=hopeless)
-    runner.register("security-audit", build_security_audit(), non_retryable=hopeless)
+    agents = (analyst, developer, echo, engineer, marketer, planner, qa, security, tester)
+    for agent in agents:
+        runner.agent(agent.__name__, non_retryable=hopeless)(agent)
+    workflows = (build_content_strategy(), build_feature_development(), build_security_audit())
+    for workflow in workflows:
+        runner.register(workflow.get_name(), workflow, non_retryable=hopeless)

@@ -16,14 +16,16 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from langchain_core.language_models import BaseChatModel
 
 from cas_events.errors import InvalidCommandError, ModelFailedError, ModelRefusedError, ToolsMissingError
 from cas_events.runner.context import TaskContext
 from cas_events.settings import Settings
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 ANSWER_S = 180.0
 ANSWER_CHARS_MAX = 256 * 1024

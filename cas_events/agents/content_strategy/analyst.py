@@ -9,9 +9,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from langchain_core.language_models import BaseChatModel
+from typing import TYPE_CHECKING, Any
 
 from cas_events.agents import model as models
 from cas_events.agents.content_strategy import language, markdown
@@ -28,6 +26,9 @@ from cas_events.agents.tree import Tree, list_tree, read_text, resolve_root, sho
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.errors import InvalidCommandError
 from cas_events.runner.context import TaskContext
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 SUFFIXES = (".md", ".markdown", ".mdx", ".txt", ".rst")
 PROSE_CHARS_MAX = 4_000_000  # of a whole folder; more is counted as skipped

@@ -1,6 +1,6 @@
 """The `content-strategy` workflow: `analyst`, a person's word on the brief, `marketer` until the draft reads easily.
 
-    analyst ─▶ approval ─▶ marketer ─▶ rewrite ⟲
+    analyst ─▶ approval ─▶ marketer ⟲ (rewrite) ─▶ end
                    └─▶ end (declined)
 
 The workflow asks one question, with LangGraph's own `interrupt`, so it runs under any checkpointer. The answer is
@@ -11,10 +11,9 @@ without them it ends. A node that asks does nothing else, because it is run agai
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
-from langchain_core.language_models import BaseChatModel
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import interrupt
@@ -25,6 +24,9 @@ from cas_events.agents.content_strategy.brief import Analysis, Brief, ContentInp
 from cas_events.agents.progress import share
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.runner.context import current_task
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 _FIELD = re.compile(r"^\s*(audience|topic|tone|message)\s*[:=]\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 
@@ -86,25 +88,21 @@ def build_content_strategy(
 
     async def marketer_node(state: ContentState) -> dict[str, Any]:
         ctx = current_task()
+        if "strategy" in state:
+            written = read_input(Strategy, state["strategy"])
+            return await _planned(state, await marketer.rewrite(ctx, written, model=model))
         await ctx.progress(0.55, "planning")
         analysis, brief = read_input(Analysis, state["analysis"]), read_input(Brief, state["brief"])
-        strategy = await marketer.plan(ctx, analysis, brief, model=model)
-        return await _planned(state, strategy)
-
-    async def rewrite_node(state: ContentState) -> dict[str, Any]:
-        strategy = read_input(Strategy, state["strategy"])
-        return await _planned(state, await marketer.rewrite(current_task(), strategy, model=model))
+        return await _planned(state, await marketer.plan(ctx, analysis, brief, model=model))
 
     builder = StateGraph(ContentState, input_schema=ContentRequest, output_schema=ContentAnswer)
     builder.add_node("analyst", analyst_node)
     builder.add_node("approval", approval_node)
     builder.add_node("marketer", marketer_node)
-    builder.add_node("rewrite", rewrite_node)
     builder.add_edge(START, "analyst")
     builder.add_edge("analyst", "approval")
     builder.add_conditional_edges("approval", _after_approval)
     builder.add_conditional_edges("marketer", _after_writing)
-    builder.add_conditional_edges("rewrite", _after_writing)
     return builder.compile(name="content-strategy")
 
 
@@ -135,9 +133,9 @@ def _after_approval(state: ContentState) -> Literal["marketer", "__end__"]:
     return "__end__" if "strategy" in state else "marketer"
 
 
-def _after_writing(state: ContentState) -> Literal["rewrite", "__end__"]:
+def _after_writing(state: ContentState) -> Literal["marketer", "__end__"]:
     strategy = read_input(Strategy, state["strategy"])
-    return "rewrite" if marketer.wants_rewrite(strategy, _request(state).max_rounds) else "__end__"
+    return "marketer" if marketer.wants_rewrite(strategy, _request(state).max_rounds) else "__end__"
 
 
 def _request(state: ContentState) -> ContentInput:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from langchain_core.language_models import BaseChatModel
 
 from cas_events.agents import model as models
 from cas_events.agents.content_strategy import language
@@ -26,6 +25,9 @@ from cas_events.agents.content_strategy.brief import (
 from cas_events.agents.content_strategy.writing import simplify, write_plan
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.runner.context import TaskContext
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 _WORDS_MAX = (18, 14, 11, 9, 8)  # of a sentence, stricter with each round
 

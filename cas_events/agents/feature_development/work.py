@@ -1,0 +1,129 @@
+"""What the agents hand to each other, and the scratch folder in which tools look at it.
+
+Everything is written below a folder of its own in the system's temporary folder, which goes when the block ends; the
+user's tree is written to only by `deliver`, when the task asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from cas_events.agents.feature_development.code import Choice
+from cas_events.agents.feature_development.spec import Spec
+from cas_events.errors import InvalidCommandError
+
+Files = dict[str, str]
+
+
+class FeatureInput(msgspec.Struct, frozen=True, kw_only=True):
+    """What to build.
+
+    Attributes:
+        path: the specification, a Markdown or text file; relative ones are taken from the runner's working directory.
+        text: the specification itself; this or ``path``.
+        max_rounds: how often the developer may mend what qa found.
+        write_to: an existing folder that gets the files, if they are accepted; nothing is written without it.
+    """
+
+    path: str = ""
+    text: Annotated[str, msgspec.Meta(max_length=100_000)] = ""
+    max_rounds: Annotated[int, msgspec.Meta(ge=0, le=10)] = 4
+    write_to: str = ""
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of the code.
+
+    Attributes:
+        round: 0 for the first.
+        files: by name; the module, its tests.
+        choices: what the developer decided, by function.
+        by: whether a model or the rules wrote it.
+        changed: whether it differs from the version before it.
+    """
+
+    round: int
+    files: Files
+    choices: dict[str, Choice]
+    by: Literal["model", "rules"] = "rules"
+    changed: bool = True
+
+
+def module_file(spec: Spec) -> str:
+    """The name of the module's file."""
+    return f"{spec.module}.py"
+
+
+def tests_file(spec: Spec) -> str:
+    """The name of the tests' file."""
+    return f"test_{spec.module}.py"
+
+
+@asynccontextmanager
+async def scratch(files: Files) -> AsyncIterator[Path]:
+    """A folder with these files and an empty pytest configuration; gone at the end."""
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="cas-feature-")
+    holder = Path(folder)
+    try:
+        await asyncio.to_thread(_write, holder, {**files, "pytest.ini": "[pytest]\n"})
+        yield holder
+    finally:
+        await asyncio.shield(asyncio.to_thread(_remove, holder))
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def diff(before: Files, after: Files) -> str:
+    """A unified diff for ``patch -p1``."""
+    return "".join(
+        line
+        for name in sorted({*before, *after})
+        for line in difflib.unified_diff(
+            before.get(name, "").splitlines(keepends=True),
+            after.get(name, "").splitlines(keepends=True),
+            f"a/{name}" if name in before else "/dev/null",
+            f"b/{name}",
+        )
+    )
+
+
+async def existing(write_to: str, files: Files) -> Files:
+    """The files of these names that the folder has already; none without a folder.
+
+    Raises:
+        InvalidCommandError: there is no such folder.
+    """
+    if not write_to:
+        return {}
+    return await asyncio.to_thread(_existing, Path(write_to), files)
+
+
+def _existing(folder: Path, files: Files) -> Files:
+    if not folder.is_dir():
+        raise InvalidCommandError(f"write_to: there is no folder {str(folder)!r}", field="input.write_to")
+    return {
+        name: (folder / name).read_text(encoding="utf-8", errors="replace")
+        for name in files
+        if (folder / name).is_file()
+    }
+
+
+async def deliver(write_to: str, files: Files) -> None:
+    """Write the files where the task wants them; doing so again changes nothing."""
+    await asyncio.to_thread(_write, Path(write_to), files)
