@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cas_events.errors import ProjectionError, WireError
+from cas_events.errors import OtherLogError, WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
@@ -36,7 +36,7 @@ async def require_same_log(js: JetStream, names: Names, newest: Newest) -> None:
     """Check that the log holds what the tables hold last.
 
     Raises:
-        ProjectionError: it does not: the log ends before, or holds something else there.
+        OtherLogError: it does not: the log ends before, or holds something else there.
     """
     if newest.command is not None:
         seq, time_us = newest.command
@@ -56,7 +56,7 @@ async def _message(js: JetStream, stream: str, seq: int) -> StoredMessage | None
     """The message of a sequence; None if retention took it.
 
     Raises:
-        ProjectionError: the log ends before it.
+        OtherLogError: the log ends before it.
     """
     found = await patiently(lambda: js.message(stream, seq))
     if found is None:
@@ -73,9 +73,9 @@ def _id_of(message: StoredMessage) -> str:
         return ""
 
 
-def _contradiction(stream: str, seq: int, what: str) -> ProjectionError:
-    return ProjectionError(
+def _contradiction(stream: str, seq: int, what: str) -> OtherLogError:
+    return OtherLogError(
         f"the tables hold {stream} up to {seq} at least, and the log contradicts them: {what}. The server has lost what "
         "it had acknowledged (a power cut without `sync_interval: always`, or an old copy of its store); "
-        "remove the database file, so that the tables are made anew from the log"
+        "stop the projector and run `cas rebuild`: it makes the tables anew from the log"
     )

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cas_events.errors import ProjectionError
+from cas_events.errors import OtherVersionError, ProjectionError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.subjects import Names
 from projections import store
@@ -82,12 +82,14 @@ class Fold:
 
     Raises:
         ProjectionError: the file cannot be opened, or holds something else.
+        OtherVersionError: the tables are of another projection version; the file is left as it is.
     """
 
     def __init__(self, path: Path, deployment: str) -> None:
         self._names = Names(deployment)
         self._connection = store.open_file(path)
         try:
+            self._check_version(path)
             self._connection.execute(script("schema"))
             self._connection.execute(script("as_of"))
             self._claim_positions(path)
@@ -153,21 +155,24 @@ class Fold:
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
+    def _check_version(self, path: Path) -> None:
+        """Refuse the tables of another version before anything is made in their file."""
+        if not self._connection.execute("FROM duckdb_tables() WHERE table_name = 'cas_projection'"):
+            return
+        for (found,) in self._connection.execute("SELECT DISTINCT version FROM cas_projection"):
+            if found != VERSION:
+                raise OtherVersionError(str(path), found, VERSION)
+
     def _claim_positions(self, path: Path) -> None:
         """Make the rows of the two streams, or see that they are of this deployment and version."""
-        found = {row[0]: row[2] for row in self._connection.execute(statements("others")["positions"])}
+        found = {row[0] for row in self._connection.execute(statements("others")["positions"])}
         wanted = {self._names.commands, self._names.events}
         if not found:
             with self._connection.transaction():
                 for stream in sorted(wanted):
                     self._connection.execute("INSERT INTO cas_projection VALUES (?, 0, ?)", (stream, VERSION))
-        elif found.keys() != wanted:
+        elif found != wanted:
             raise ProjectionError(f"{path} holds {', '.join(sorted(found))}, not {', '.join(sorted(wanted))}")
-        elif set(found.values()) != {VERSION}:
-            raise ProjectionError(
-                f"{path} is of projection version {min(found.values())}, this program makes {VERSION}; "
-                f"delete it, the projector makes it anew from the log"
-            )
 
     def _prepare(self) -> None:
         for group in ("commands", "events", "exact", "others"):

@@ -1,4 +1,4 @@
-"""The projector as a process: connection, streams, projector and SQL service, until a signal or an error.
+"""The projector as a process: connection, streams, tables and the services that answer, until a signal or an error.
 
 SIGTERM and SIGINT end it after the transaction that runs. A query that heeds no interrupt makes the process replace
 itself by a fresh one of the same command line and the same process id: the file's lock goes with the old image, the
@@ -15,14 +15,17 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
-from projections.projector import Projector
-from projections.queries import Limits, Queries
+from projections.fold import Positions
+from projections.keeper import Keeper
+from projections.queries import Limits
+from projections.rebuild_service import rebuild_service
 from projections.service import SqlService
 
 log = logging.getLogger(__name__)
@@ -54,36 +57,41 @@ async def run(
         connection = await Connection.open(settings.url(), name=f"{settings.deployment} projector")
         stack.push_async_callback(connection.close)
         await ensure_streams(JetStream(connection), settings.deployment, settings.replicas)
-        projector = await Projector.open(connection, names, settings.database_path)
-        stack.push_async_callback(projector.close)
-        queries = Queries(projector.fold.reader, events_stream=names.events, limits=limits, on_stuck=on_stuck)
-        stack.callback(queries.close)
-        projector.on_memory_short(queries.interrupt)
-        service = SqlService(connection, names, projector, queries)
-        await service.start()
-        stack.push_async_callback(service.stop)
-        _stop_on_signals(projector, stack)
-        _say("ready", settings, projector)
-        await projector.run()
-        _say("stopped", settings, projector)
+        keeper = Keeper(
+            connection,
+            names,
+            settings.database_path,
+            limits=limits,
+            on_stuck=on_stuck,
+            say=partial(_say, settings),
+        )
+        for service in (
+            SqlService(connection, names, keeper.desk, keeper.desk),
+            rebuild_service(connection, names, keeper),
+        ):
+            await service.start()
+            stack.push_async_callback(service.stop)
+        _stop_on_signals(keeper, stack)
+        await keeper.run()
+        _say(settings, "stopped", keeper.positions)
 
 
-def _stop_on_signals(projector: Projector, stack: AsyncExitStack) -> None:
+def _stop_on_signals(keeper: Keeper, stack: AsyncExitStack) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, projector.stop)
+        loop.add_signal_handler(number, keeper.stop)
         stack.callback(loop.remove_signal_handler, number)
 
 
-def _say(event: str, settings: Settings, projector: Projector) -> None:
+def _say(settings: Settings, event: str, positions: Positions) -> None:
     """One line of JSON on stderr, for supervisors and people alike."""
     line = {
         "event": f"projector.{event}",
         "pid": os.getpid(),
         "deployment": settings.deployment,
         "database": str(settings.database_path),
-        "commands_seq": projector.positions.commands,
-        "events_seq": projector.positions.events,
+        "commands_seq": positions.commands,
+        "events_seq": positions.events,
     }
     sys.stderr.write(json.dumps(line) + "\n")
     sys.stderr.flush()

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from cas_events.errors import ProjectionError, QueryError
+from cas_events.errors import LogCutError, ProjectionError, QueryError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
@@ -46,7 +46,15 @@ class Projector:
         positions: what the tables hold, committed.
     """
 
-    def __init__(self, connection: Connection, names: Names, fold: Fold, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        fold: Fold,
+        thread: ThreadPoolExecutor,
+        *,
+        accept_loss: bool = False,
+    ) -> None:
         self._connection = connection
         self._names = names
         self._fold = fold
@@ -55,16 +63,26 @@ class Projector:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._tickets = 0
         self._stop = asyncio.Event()
+        self._accept_loss = accept_loss
         self._written_bytes = 0
         self._relieve: Callable[[], None] = lambda: None
         self.positions: Positions = fold.positions
 
     @classmethod
-    async def open(cls, connection: Connection, names: Names, path: Path) -> Projector:
+    async def open(
+        cls, connection: Connection, names: Names, path: Path, *, accept_loss: bool = False
+    ) -> Projector:
         """Open the tables.
+
+        Args:
+            connection: to the server.
+            names: of the deployment.
+            path: the database file; made if it is not there.
+            accept_loss: go on behind what retention took before it was projected, instead of an error.
 
         Raises:
             ProjectionError: the file cannot be opened or holds something else.
+            OtherVersionError: its tables are of another projection version.
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix="cas-projection")
         try:
@@ -73,7 +91,7 @@ class Projector:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(connection, names, fold, thread)
+        return cls(connection, names, fold, thread, accept_loss=accept_loss)
 
     @property
     def fold(self) -> Fold:
@@ -88,8 +106,9 @@ class Projector:
         """Project until `stop`.
 
         Raises:
-            ProjectionError: retention took messages that are not in the tables yet, the storage failed, or the log is
-                not the one that the tables were made from (`continuity`).
+            LogCutError: retention took messages that are not in the tables yet.
+            OtherLogError: the log is not the one that the tables were made from (`continuity`).
+            ProjectionError: the storage failed.
         """
         await self._require_same_log()
         parts = [
@@ -114,6 +133,10 @@ class Projector:
     def stop(self) -> None:
         """End `run` after the transaction that runs."""
         self._stop.set()
+
+    async def checkpoint(self) -> bool:
+        """Move everything into the file, after `run` has ended; False: queries run on it."""
+        return await self._in_thread(self._fold.checkpoint)
 
     async def close(self) -> None:
         """Close the file, after `run` has ended."""
@@ -158,11 +181,8 @@ class Projector:
     async def _pump(self, stream: str, position: int) -> None:
         reader = StreamReader(self._connection, stream, from_seq=position + 1)
         async for batch in reader.batches():
-            if reader.gap is not None:
-                raise ProjectionError(
-                    f"{stream} has lost {reader.gap[0]} to {reader.gap[1]} to retention before they were projected; "
-                    f"the tables cannot go on from {reader.gap[0] - 1}"
-                )
+            if reader.gap is not None and not self._accept_loss:
+                raise LogCutError(stream, *reader.gap)
             await self._handover.put(stream, batch.messages, batch.pending)
         raise ProjectionError(f"reading {stream} has ended")
 

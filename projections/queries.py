@@ -91,7 +91,7 @@ class Queries:
         self._waiting = 0
         self._statements = StatementCheck()
         self._idle: list[Connection] = []
-        self._running: set[_Running] = set()
+        self._running: dict[_Running, asyncio.Future[Answer]] = {}
         self._closing = False
 
     async def run(
@@ -117,12 +117,12 @@ class Queries:
             self._waiting -= 1
         task = _Running()
         future = _in_thread(lambda: self._answer(task, sql, params, limit, as_of))
-        self._running.add(task)
+        self._running[task] = future
         future.add_done_callback(lambda done: self._ended(task, done))
         return await self._watched(task, future)
 
     def _ended(self, task: _Running, done: asyncio.Future[Answer]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         self._places.release()
         if not done.cancelled():
             done.exception()  # Whoever asked may be gone, and then nobody else looks.
@@ -157,6 +157,16 @@ class Queries:
         """End the queries that run, at their next chance."""
         for task in list(self._running):
             task.interrupt()
+
+    async def drain(self, patience_s: float) -> None:
+        """Return when nothing runs any more; what does after the patience is interrupted. Nothing new may be asked."""
+        for wait_s in (patience_s, self.limits.grace_s):
+            if self._running:
+                await asyncio.wait(list(self._running.values()), timeout=wait_s)
+                self.interrupt()
+        if self._running and self._on_stuck is not None:
+            log.warning("a query heeds no interrupt")
+            self._on_stuck()
 
     def close(self) -> None:
         """Let no further query in and end those that run; does not wait for what heeds no interrupt."""

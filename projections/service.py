@@ -21,6 +21,7 @@ from cas_events.errors import CasEventsError, QueryError
 from cas_events.jetstream.connection import Connection, Message
 from cas_events.jetstream.services import MicroService
 from cas_events.wire.subjects import Names
+from projections.desk import Desk
 from projections.projector import Projector
 from projections.queries import Answer, Queries
 
@@ -50,11 +51,13 @@ class SqlService:
     Args:
         connection: where it answers.
         names: the deployment's subjects.
-        projector: whose tables are asked, and waited for.
+        projector: whose tables are waited for.
         queries: runs the SQL.
     """
 
-    def __init__(self, connection: Connection, names: Names, projector: Projector, queries: Queries) -> None:
+    def __init__(
+        self, connection: Connection, names: Names, projector: Projector | Desk, queries: Queries | Desk
+    ) -> None:
         self._part_bytes = connection.max_payload_bytes - _FRAME_BYTES
         self._projector = projector
         self._queries = queries

@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from cas_events.errors import ProjectionError, QueryError
+from cas_events.errors import FileInUseError, ProjectionError, QueryError
 
 MEMORY_LIMIT = "1GB"
 # The projector makes checkpoints itself, so DuckDB need not.
@@ -169,7 +169,7 @@ def open_file(path: Path, *, read_only: bool = False) -> Connection:
             for statement in _LOCKDOWN:
                 raw.execute(statement)
     except (duckdb.Error, OSError) as error:
-        raise ProjectionError(_cannot_open(path, str(error))) from error
+        raise _cannot_open(path, str(error)) from error
     return Connection(raw)
 
 
@@ -272,13 +272,15 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _cannot_open(path: Path, problem: str) -> str:
+def _cannot_open(path: Path, problem: str) -> ProjectionError:
     holder = re.search(r"Conflicting lock is held in .*?\(PID (\d+)\)", problem)
     if holder:
-        return f"{path} is in use by process {holder[1]}; ask that projector, or stop it"
+        return FileInUseError(str(path), int(holder[1]))
     if "does not exist" in problem:
-        return f"{path} does not exist; start a projector (`cas projector`) first"
-    return f"{path} cannot be opened: {problem.partition(chr(10))[0]}; it can be deleted, a projector makes it anew from the log"
+        return ProjectionError(f"{path} does not exist; start a projector (`cas projector`) first")
+    return ProjectionError(
+        f"{path} cannot be opened: {problem.partition(chr(10))[0]}; if it is damaged, `cas rebuild` makes it anew from the log"
+    )
 
 
 def _literal(value: object) -> str:

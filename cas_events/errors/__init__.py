@@ -58,7 +58,14 @@ from cas_events.errors.servers import (
     TopologyMismatchError,
     WrongLastSequenceError,
 )
-from cas_events.errors.tables import ProjectionError, QueryError
+from cas_events.errors.tables import (
+    FileInUseError,
+    LogCutError,
+    OtherLogError,
+    OtherVersionError,
+    ProjectionError,
+    QueryError,
+)
 from cas_events.errors.wire import BlobError, WireError
 
 __all__ = [
@@ -75,10 +82,12 @@ __all__ = [
     "ChildTaskError",
     "ConnectionLostError",
     "DuplicateTaskError",
+    "FileInUseError",
     "InvalidCommandError",
     "InvalidHeaderError",
     "InvalidNameError",
     "InvalidSubjectError",
+    "LogCutError",
     "ModelFailedError",
     "ModelRefusedError",
     "NoRespondersError",
@@ -87,6 +96,8 @@ __all__ = [
     "NotFoundError",
     "NotInTaskError",
     "NotJsonError",
+    "OtherLogError",
+    "OtherVersionError",
     "PathNotFoundError",
     "PayloadTooLargeError",
     "ProjectionError",

@@ -134,6 +134,11 @@ class Names:
         """Where the projector answers SQL."""
         return f"{self.deployment}.svc.sql"
 
+    @cached_property
+    def projector_service(self) -> str:
+        """Where the projector takes the request to make its tables anew, and says how far it is."""
+        return f"{self.deployment}.svc.projector"
+
     # --- parsing ---------------------------------------------------------------------------------------------------
 
     @cached_property
