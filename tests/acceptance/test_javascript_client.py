@@ -14,15 +14,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.types import interrupt
 
+from cas_events import Client
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.topology import ensure_streams
-from tests.harness import node
+from tests.harness import node, own_runner
 from tests.harness.contract import TASK_LIFECYCLE_TYPES, check_event
 from tests.harness.node import Line, node_client, run_client
+from tests.harness.processes import settings
 from tests.harness.server import NatsServer
 
 pytestmark = pytest.mark.node
@@ -167,6 +171,42 @@ async def test_running_task_is_cancelled(nats_url: str) -> None:
     assert last["type"] == "cas.task.cancelled"
     assert (last["data"]["reason"], last["data"]["requested_by"]) == ("enough", "js")
     assert last["data"]["started"] is True
+
+
+class State(TypedDict, total=False):
+    told: Any
+
+
+async def ask(_state: State) -> State:
+    return {"told": interrupt({"publish": "draft"})}
+
+
+async def test_a_question_is_answered(nats_url: str) -> None:
+    """A graph asks; JavaScript sees the question in the live events and answers it."""
+    builder = StateGraph(State)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    agents = own_runner.make_runner(nats_url, "cas")
+    agents.register("approve", builder)
+    async with Client(settings=settings(nats_url, "cas")) as cas, own_runner.running(cas, agents):
+        async with node_client(nats_url, "run", "approve", "js-ask", "{}") as client:
+            lines = [await client.line(), await client.line()]
+            while "cas.task.interrupted" not in lines[-1].get("raw", ""):
+                lines.append(await client.line())
+            [question] = json.loads(lines[-1]["raw"])["data"]["interrupts"]
+            answer = ("answer", "approve", "js-ask", question["id"], '{"value": {"approve": "ja"}}')
+            stored = await run_client(nats_url, *answer)
+            assert stored.exit_code == 0, stored.errors
+            rest = await client.finish()
+        again = await run_client(nats_url, *answer)
+    assert question["value"] == {"publish": "draft"}
+    assert (again.exit_code, again.lines[0]["refused"]["err_code"]) == (REFUSED, 10077)
+    events = checked([*lines[2:], *rest.lines])
+    lifecycle = [event["type"] for event in events if event["type"] in TASK_LIFECYCLE_TYPES]
+    assert lifecycle == [
+        f"cas.task.{n}" for n in ("started", "interrupted", "resumed", "started", "completed")
+    ]
+    assert events[-1]["data"]["output"] == {"told": {"approve": "ja"}}
 
 
 @pytest.mark.usefixtures("runner")

@@ -4,6 +4,7 @@
 //   node client.mjs run AGENT TASK [BODY]     follow the task live, start it, print its events to the terminal one
 //   node client.mjs follow AGENT TASK         print the task's events live, to the terminal one
 //   node client.mjs cancel TASK [BODY]        store the cancel command; print the ack or the server's refusal
+//   node client.mjs answer AGENT TASK INTERRUPT [BODY]  store the answer to an interrupt; print the ack or the refusal
 //   node client.mjs replay AGENT TASK [SEQ]   print the task's stored events from a stream sequence on
 //
 // NATS_URL says where the server is, CAS_DEPLOYMENT the first token of every subject ("cas" without it).
@@ -58,6 +59,10 @@ function cancel(nc, task, body = "{}") {
   return store(nc, `${deployment}.cmd.cancel.${task}`, body);
 }
 
+function answer(nc, agent, task, interrupt, body = "{}") {
+  return store(nc, `${deployment}.cmd.resume.${agent}.${task}.${interrupt}`, body);
+}
+
 // Only what the log stored is republished below `live`, each with its sequence in a header.
 async function follow(nc, agent, task, onceSubscribed = async () => 0) {
   const subscription = nc.subscribe(`${deployment}.live.evt.*.${agent}.${task}`);
@@ -105,6 +110,7 @@ const commands = {
   run: (nc, agent, task, body) => follow(nc, agent, task, () => execute(nc, agent, task, body)),
   follow: (nc, agent, task) => follow(nc, agent, task),
   cancel,
+  answer,
   replay,
 };
 
