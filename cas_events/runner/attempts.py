@@ -5,8 +5,8 @@ A plain agent function has no use for this; the adapter of graphs builds its che
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from cas_events.domain.interrupts import Dialogue, dialogue_of
 
@@ -28,6 +28,7 @@ class Attempt:
 
     Attributes:
         is_draining: the process shuts down; code that can stop at a safe point should.
+        on_completed: to be awaited, beside the next things, once the task's `completed` is stored.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Attempt:
         self.number = number
         self.fence_seq = fence_seq
         self.is_draining = False
+        self.on_completed: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._on_drain: Callable[[], None] | None = None
 
     async def dialogue(self) -> Dialogue:

@@ -292,6 +292,8 @@ class Execution:
         )
         if type_ in events.TERMINAL_TYPES:
             has_ended(self.place, self.facts)
+        if type_ == events.COMPLETED and self.attempt.on_completed is not None:
+            self.place.spawn(self.attempt.on_completed())
         return seq
 
     def _is_held(self) -> bool:

@@ -18,6 +18,7 @@ from cas_events.runner.context import TaskContext
 AgentFunction = Callable[[TaskContext, Any], Awaitable[Any]]
 CrashPolicy = Literal["retry", "fail"]
 Isolation = Literal["none", "process"]
+KeepCheckpoints = Literal["all", "latest", "none"]
 
 DEFAULT_MAX_ATTEMPTS = 3
 
@@ -66,6 +67,7 @@ class AgentOptions(TypedDict, total=False):
     description: str
     recursion_limit: int | None
     tokens: bool
+    keep_checkpoints: KeepCheckpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class AgentSpec:
         recursion_limit: of a graph, how many supersteps a run may take; None for the graph's own, or else 100.
         tokens: of a graph, whether what its chat models say is published as it comes; a task's own
             ``metadata.stream_tokens`` wins. It makes the models stream.
+        keep_checkpoints: of a graph, what stays of a thread's checkpoints when a task on it has completed: all, the
+            latest, or none (of a thread that tasks share the latest stays, as their memory).
         terms: its own bounds, made from the options; those of every task that has none of its own.
 
     Raises:
@@ -118,6 +122,7 @@ class AgentSpec:
     description: str = ""
     recursion_limit: int | None = None
     tokens: bool = False
+    keep_checkpoints: KeepCheckpoints = "all"
     terms: Terms = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +150,10 @@ class AgentSpec:
         if self.on_crash not in {"retry", "fail"}:
             raise ValueError(
                 f"on_crash of agent {self.agent_id!r} is {self.on_crash!r}; use 'retry' or 'fail'"
+            )
+        if self.keep_checkpoints not in {"all", "latest", "none"}:
+            raise ValueError(
+                f"keep_checkpoints of agent {self.agent_id!r} is {self.keep_checkpoints!r}; use 'all', 'latest' or 'none'"
             )
         if self.isolation not in {"none", "process"}:
             raise ValueError(

@@ -130,6 +130,11 @@ class Line:
         for _, task_id in verdict.ahead:
             await send_cancel(self._place.js, self._place.names, task_id, reason, "multitask_strategy")
 
+    async def undone_by(self, me: TaskKey) -> list[str]:
+        """The tasks whose checkpoints this one deletes before it begins."""
+        line, _ = await self.read()
+        return next((place.undo for place in line if place.key == me), [])
+
     async def pass_on(self, me: TaskKey) -> None:
         """The task has ended: wake the next one."""
         while True:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from cas_events import Client, Runner
+from cas_events import Client, JetStreamSaver, Runner
 from tests.harness.own_runner import lifecycle, names_of, running
+from tests.harness.processes import settings
 from tests.harness.wait import until, until_async
 
 THREAD = "talk 1/ü"
@@ -128,7 +130,7 @@ async def is_asked(cas: Client, task_id: str) -> bool:
     return bool(await (await cas.task(task_id)).interrupts())
 
 
-@pytest.mark.parametrize("strategy", ["interrupt"])
+@pytest.mark.parametrize("strategy", ["interrupt", "rollback"])
 @pytest.mark.parametrize("first", ["slow", "ask"])
 async def test_interrupt_and_rollback_take_the_thread_over(
     cas: Client, make_runner, strategy: str, first: str
@@ -172,3 +174,60 @@ async def test_a_strategy_that_there_is_not(cas: Client, make_runner) -> None:
 
     assert (refused.status, refused.reason) == ("rejected", "bad_body")
     assert "barge" in refused.error["message"]
+
+
+@pytest.mark.parametrize(("keep", "private", "shared"), [("all", 4, 8), ("latest", 1, 1), ("none", 0, 1)])
+async def test_what_is_kept_of_checkpoints(
+    cas: Client, make_runner, nats_server, deployment: str, keep: Any, private: int, shared: int
+) -> None:
+    runner: Runner = make_runner()
+    runner.register("talk", Talk().graph(), keep_checkpoints=keep)
+    async with running(cas, runner):
+        await result(await cas.submit_task("talk", {"say": "alone"}, task_id="alone"))
+        await result(await say(cas, "one"))
+        second = await result(await say(cas, "two"))
+        async with JetStreamSaver(settings=settings(nats_server.url, deployment)) as saver:
+            await until_async(lambda: has(saver, "alone", private), what="the task's own thread")
+            await until_async(lambda: has(saver, THREAD, shared), what="the shared thread")
+    assert second.output["said"] == ["one", "re one", "two", "re two"]
+
+
+async def has(saver: JetStreamSaver, thread_id: str, count: int) -> bool:
+    config: Any = {"configurable": {"thread_id": thread_id}}
+    return len([found async for found in saver.alist(config)]) == count
+
+
+@dataclass
+class Note:
+    text: str
+
+
+class Notes(TypedDict, total=False):
+    note: Note
+    told: str
+
+
+async def test_the_types_of_a_graphs_state_survive_a_question(cas: Client, make_runner) -> None:
+    """Checkpoints construct the types of the graph's own schema, although they are strict."""
+
+    async def write(_state: Notes) -> Notes:
+        return {"note": Note("kept")}
+
+    async def read(state: Notes) -> Notes:
+        return {"told": interrupt("well?") + state["note"].text}
+
+    builder = StateGraph(Notes)
+    builder.add_node("write", write)
+    builder.add_node("read", read)
+    builder.add_edge(START, "write")
+    builder.add_edge("write", "read")
+    builder.add_edge("read", END)
+    runner: Runner = make_runner()
+    runner.register("notes", builder)
+    async with running(cas, runner):
+        task = await cas.submit_task("notes", task_id="n")
+        await until_async(lambda: is_asked(cas, "n"), what="the question")
+        [question] = await task.interrupts()
+        await task.resume(question.id, "told ")
+        ended = await result(task)
+    assert ended.output["told"] == "told kept"

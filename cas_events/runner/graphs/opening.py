@@ -16,10 +16,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
+from weakref import WeakKeyDictionary
 
 from langgraph.pregel import Pregel
 
+from cas_events.jetstream.checkpoints.strictness import types_of_graph
+
 _log = logging.getLogger(__name__)
+
+_types: WeakKeyDictionary[Any, Any] = (
+    WeakKeyDictionary()
+)  # by graph: finding them takes a tenth of a short run
 
 AnyPregel = Pregel[Any, Any, Any, Any]
 Access = Literal["threads.create_run", "assistants.read"]
@@ -132,10 +139,20 @@ def _private(graph: AnyPregel, checkpointer: Any, store: Any) -> AnyPregel:
                 graph.get_name(),
                 type(graph.checkpointer).__name__,
             )
-        update["checkpointer"] = checkpointer
+        update["checkpointer"] = _knowing(checkpointer, graph)
     if store is not None and graph.store is None:
         update["store"] = store
     return graph.copy(update)
+
+
+def _knowing(checkpointer: Any, graph: AnyPregel) -> Any:
+    """The checkpointer as one that may construct the types of the graph's state, and no others of the user's."""
+    if not hasattr(checkpointer, "with_allowlist"):
+        return checkpointer
+    types = _types.get(graph)
+    if types is None:
+        types = _types[graph] = types_of_graph(graph)
+    return checkpointer.with_allowlist(types)
 
 
 def _compiled(graph: Any) -> AnyPregel:

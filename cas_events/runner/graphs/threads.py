@@ -8,26 +8,32 @@ its metadata, which LangGraph copies from the run's configuration.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command, Interrupt
 
 from cas_events.domain.interrupts import Question
 from cas_events.errors import CheckpointFencedError, PayloadTooLargeError, WireError
 from cas_events.jetstream.checkpoints.saver import JetStreamSaver
+from cas_events.jetstream.checkpoints.upkeep import delete_runs
 from cas_events.jetstream.patience import patiently
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
 from cas_events.runner.failures import error_members
 from cas_events.runner.graphs.opening import AnyPregel
 from cas_events.runner.questions import TaskInterruptedError
+from cas_events.runner.registry import KeepCheckpoints
+from cas_events.runner.turns import Line
 from cas_events.wire.checkpoints import Fence
 from cas_events.wire.claims import is_claim
 from cas_events.wire.jsonvalue import decode_json
 
 if TYPE_CHECKING:
     from cas_events.runner.workplace import Workplace
+
+_log = logging.getLogger(__name__)
 
 TASK_RUN = "task_run"
 # Private in LangGraph (`CONFIG_KEY_STRICT_RESUME`), whose version is pinned; a test looks for it. Without it an answer
@@ -81,12 +87,11 @@ class Thread:
         self._given: dict[str, Any] = {}
         self._lost: dict[str, str] = {}
 
-    async def beginning(
-        self, attempt: Attempt, graph: AnyPregel, saver: BaseCheckpointSaver[Any], input_: Any
-    ) -> Any:
+    async def beginning(self, attempt: Attempt, graph: AnyPregel, saver: JetStreamSaver, input_: Any) -> Any:
         """What to run the graph with: the input, the answers, or nothing, which goes on."""
         newest = await saver.aget_tuple({"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}})
         if newest is None or newest.metadata.get(TASK_RUN) != self._task_id:
+            await self._undo(attempt, saver)
             return input_
         pending = await self.pending(graph)
         answers = (await attempt.dialogue()).answers if pending else {}
@@ -94,6 +99,31 @@ class Thread:
             if interrupt.id in answers:
                 await self._give(attempt.place, interrupt.id, answers[interrupt.id])
         return Command(resume=self._given) if self._given else None
+
+    async def _undo(self, attempt: Attempt, saver: JetStreamSaver) -> None:
+        """Delete what the tasks that this one took the thread from have stored there (``rollback``)."""
+        if attempt.facts.execute.metadata.get("multitask_strategy") != "rollback":
+            return
+        tasks = await Line(attempt.place, self.thread_id).undone_by(attempt.facts.key)
+        if tasks:
+            await delete_runs(saver.stream, await saver.taking(self.thread_id), saver.serde, set(tasks))
+
+    def retire(
+        self, saver: JetStreamSaver, keep: KeepCheckpoints
+    ) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        """What to do with the thread's checkpoints once the task's `completed` is stored; None for nothing."""
+        if keep == "all":
+            return None
+        # The state of a shared thread is what the next task goes on from.
+        strategy = "delete" if keep == "none" and self.thread_id == self._task_id else "keep_latest"
+
+        async def prune() -> None:
+            try:
+                await saver.aprune([self.thread_id], strategy=strategy)
+            except CheckpointFencedError:
+                _log.debug("thread %s is the next task's already, which will prune it", self.thread_id)
+
+        return prune
 
     async def _give(self, place: Workplace, id_: str, value: Any) -> None:
         """Take an answer from the log; a large one is fetched."""
