@@ -77,7 +77,9 @@ class AttemptOverError(CasEventsError):
 
 
 class NotInTaskError(CasEventsError):
-    """Other tasks can be called from within a running task only."""
+    """Other agents can be called from within a running task only, and not from an isolated agent's process."""
 
     def __init__(self, why: str = "no task runs here") -> None:
-        super().__init__(f"{why}: calling and spawning work in an agent's code; elsewhere use `Client`")
+        super().__init__(
+            f"{why}: `call` and `spawn` work in agent code inside a runner; elsewhere use `Client`"
+        )

@@ -256,7 +256,7 @@ class ChildCalls:
             if line_agent != agent_id:
                 continue
             last = await self._place.ledger.last(line_agent, line_task)
-            if generation == 0 or last is None or not last.is_terminal:
+            if generation == 0 or (last is not None and not last.is_terminal):
                 raise CallCycleError([agent for agent, _ in reversed(self._line[: generation + 1])])
 
     def _say(self, type_: str, agent_id: str, task_id: str, verb: str, *, error: Any = None) -> None:

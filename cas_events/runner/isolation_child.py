@@ -31,6 +31,7 @@ from cas_events.domain.limits import (
     cut_utf8,
 )
 from cas_events.errors import NonRetryableError, NotJsonError, PayloadTooLargeError
+from cas_events.runner.children import NoChildren
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.functions import awaitable
 from cas_events.runner.isolation_emitter import CUT_SLACK_BYTES, ORPHANED, ChildEmitter, Outbox
@@ -82,6 +83,7 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
         make_emitter=lambda: ChildEmitter(outbox),
         is_cancelled=stop.is_asked.is_set,
     )
+    context.make_children = lambda: NoChildren("an agent with isolation='process' runs apart from its runner")
     stop.bind(loop)
     try:
         stop.raise_if_asked()

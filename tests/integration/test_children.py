@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -221,8 +222,11 @@ async def test_bad_calls_send_nothing(cas: Client, make_runner) -> None:
         await current_task().call("noop")
 
 
-async def test_a_call_up_its_own_line_is_refused_and_nothing_waits_for_ever(cas: Client, make_runner) -> None:
+async def test_a_call_up_its_own_line_is_refused_and_nothing_waits_for_ever(
+    cas: Client, make_runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two places in the process, and a limit that parents alone could fill: waiting must not take what children need."""
+    monkeypatch.setattr("cas_events.runner.worker.AGENT_PLACES_FLEET", 2)
     runner = make_runner(places=2)
     cycles: list[list[str]] = []
 
@@ -438,3 +442,81 @@ async def test_an_ended_attempt_starts_nothing(cas: Client, make_runner) -> None
         await until(lambda: refused, what="a refusal")
     assert child.status == "cancelled"
     assert refused == ["AttemptOverError"]
+
+
+async def test_a_graph_that_is_tried_again_finds_its_children(
+    cas: Client, make_runner, tmp_path: Path
+) -> None:
+    """Node for node: what a node asks in its superstep is its own, although another asks the same."""
+    ran, runner = tmp_path / "ran", make_runner()
+
+    @runner.agent("counted")
+    async def counted(_ctx: TaskContext, input: dict) -> dict:
+        with ran.open("a") as file:
+            file.write("ran\n")
+        return {"run": len(lines(ran)), **input}
+
+    async def first(_state: State) -> State:
+        return {"a": (await current_task().call("counted", {"q": 1}))["run"]}
+
+    def second(_state: State) -> State:
+        found = asyncio.run(current_task().call("counted", {"q": 1}))["run"]
+        if current_task().attempt == 1:
+            error = RuntimeError("once more")
+            error.retry_after_s = 0.0  # type: ignore[attr-defined]
+            raise error
+        return {"b": found}
+
+    builder = StateGraph(State)
+    builder.add_node("first", first)
+    builder.add_node("second", second)
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "second")
+    builder.add_edge("second", END)
+    runner.register("graph", builder)
+    async with running(cas, runner):
+        result = await cas.execute_task("graph", {})
+        children = await children_of(cas, result.task_id)
+    assert (result.status, result.attempt) == ("completed", 2)
+    assert (result.output["a"], result.output["b"]) == (1, 2)
+    assert lines(ran) == ["ran", "ran"]
+    assert len(set(children)) == 2
+
+
+async def test_a_thread_that_waits_for_a_child_is_let_go(cas: Client, make_runner, tmp_path: Path) -> None:
+    ended, runner = tmp_path / "ended", make_runner()
+
+    @runner.agent("threaded")
+    def threaded(ctx: TaskContext, _input: dict) -> dict:
+        try:
+            return asyncio.run(ctx.call("sleeper"))
+        finally:
+            ended.touch()
+
+    runner.agent("sleeper")(sleeper)
+    async with running(cas, runner):
+        task = await cas.submit_task("threaded")
+        await until_async(lambda: deep(cas, task.task_id, 2), what="both run")
+        await task.cancel(wait=True)
+        await until(ended.exists, what="the thread's end")
+        [child_id] = await children_of(cas, task.task_id)
+        assert (await (await cas.task(child_id)).result()).status == "cancelled"
+
+
+async def test_the_keepers_end_of_a_blocked_parent_goes_down_too(cas: Client, make_runner) -> None:
+    """The loop is blocked when the time is over, so the keeper thread ends the task and others look after its children."""
+    runner = make_runner(grace_s=0.2)
+
+    @runner.agent("blocking", timeout_s=0.2)
+    async def blocking(ctx: TaskContext, _input: dict) -> dict:
+        await ctx.spawn("sleeper")
+        time.sleep(3.5)
+        return {}
+
+    runner.agent("sleeper")(sleeper)
+    async with running(cas, runner):
+        result = await cas.execute_task("blocking")
+        [child_id] = await children_of(cas, result.task_id)
+        child = await asyncio.wait_for((await cas.task(child_id)).result(), 20)
+    assert (result.status, result.reason) == ("failed", "timeout")
+    assert child.status == "cancelled"
