@@ -44,7 +44,15 @@ async def grand(ctx: TaskContext, input: dict) -> dict:
     return await ctx.call("boss", input)
 
 
-AGENTS = {"boss": boss, "worker": worker, "grand": grand}
+async def patient(ctx: TaskContext, input: dict) -> dict:
+    """Starts a child, and is to be tried again much later."""
+    await ctx.spawn("worker", input)
+    error = RuntimeError("later")
+    error.retry_after_s = 3_600.0  # type: ignore[attr-defined]
+    raise error
+
+
+AGENTS = {"boss": boss, "worker": worker, "grand": grand, "patient": patient}
 
 
 def main() -> None:

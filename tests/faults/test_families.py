@@ -20,7 +20,7 @@ from tests.harness import families
 from tests.harness.faults import at_rest
 from tests.harness.history import History
 from tests.harness.processes import lines, settings
-from tests.harness.wait import until
+from tests.harness.wait import until, until_async
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -96,6 +96,30 @@ async def test_a_death_between_a_parents_end_and_its_childrens(
     )
     assert ends["boss"].data["reason"] == f"the parent task {task.task_id} was cancelled"
     assert {event.correlation_id for event in ends.values()} == {task.task_id}
+
+
+async def test_a_death_while_nobody_holds_the_parent(
+    cas: Client, nats_server, deployment: str, body: dict
+) -> None:
+    """The parent waits for its next try, so its own command is acknowledged: only its cancel remembers the children."""
+    url, names, js = nats_server.url, cas._session.names, cas._session.js
+    async with mortals(url, deployment, "patient,worker", dies=True) as (doomed,):
+        task = await cas.submit_task("patient", body)
+        subject = names.lifecycle("patient", task.task_id)
+
+        async def waits() -> bool:
+            last = await js.last_message(names.events, subject)
+            consumer = await js.consumer_info(names.commands, "agent-patient")
+            return last is not None and b"retrying" in last.data and consumer.num_ack_pending == 0
+
+        await until_async(waits, timeout_s=20, what="the parent waits")
+        await until(lambda: "worker 1" in lines(Path(body["file"])), timeout_s=20, what="the child runs")
+        await task.cancel("over")
+        await until(doomed.is_dead, timeout_s=20, what="it dies of the child")
+    async with mortals(url, deployment, "patient,worker"):
+        history = await end_of(url, deployment)
+    ends = {events[-1].event.agent_id: events[-1].event.type for events in history.lifecycles.values()}
+    assert ends == dict.fromkeys(("patient", "worker"), "cas.task.cancelled")
 
 
 async def test_a_cancel_goes_down_with_nobody_home(

@@ -225,9 +225,9 @@ async def test_bad_calls_send_nothing(cas: Client, make_runner) -> None:
 async def test_a_call_up_its_own_line_is_refused_and_nothing_waits_for_ever(
     cas: Client, make_runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two places in the process, and a limit that parents alone could fill: waiting must not take what children need."""
+    """One place in the process, and a limit that parents alone fill: waiting must not take what children need."""
     monkeypatch.setattr("cas_events.runner.worker.AGENT_PLACES_FLEET", 2)
-    runner = make_runner(places=2)
+    runner = make_runner(places=1)
     cycles: list[list[str]] = []
 
     @runner.agent("outer")
