@@ -7,8 +7,10 @@ from itertools import pairwise
 from random import Random
 
 from cas_events.domain import events
+from cas_events.domain.breaker import CLOSED, HALF_OPENED, OPENED
 from cas_events.domain.events import Event
 from cas_events.domain.follow import Sequencer
+from tests.simulation.breaking import outcome
 from tests.simulation.runner import TICKS_BURST, TICKS_PER_S
 from tests.simulation.server import Stored
 from tests.simulation.world import SKEW_S, World, require
@@ -21,7 +23,7 @@ MAY_FOLLOW = {
     "": {events.STARTED, events.CANCELLED, events.FAILED},
     events.STARTED: {events.STARTED, events.RETRYING, events.INTERRUPTED, *ENDS},
     events.RETRYING: {events.STARTED, events.CANCELLED, events.FAILED},
-    events.INTERRUPTED: {events.RESUMED, events.CANCELLED},
+    events.INTERRUPTED: {events.RESUMED, events.CANCELLED, events.FAILED},
     events.RESUMED: {events.STARTED, events.CANCELLED, events.FAILED},
 }
 OF_THE_OWNER = {events.RETRYING, events.INTERRUPTED, events.COMPLETED}
@@ -39,6 +41,7 @@ def check(world: World) -> None:
     the_fenced_stop_renewing(world)
     cancel_is_final(world, lifecycle)
     floods_are_held_back(world.server.log)
+    breaker_is_lawful(world)
     follower_sees_everything(world.server.log, world.rng)
 
 
@@ -121,6 +124,26 @@ def cancel_is_final(world: World, lifecycle: list[Stored]) -> None:
         require(len(late) <= 1, 5, "cancelled twice")
     else:
         require(all(event.type != events.CANCELLED for event in lifecycle), 5, "cancelled by nobody")
+
+
+def breaker_is_lawful(world: World) -> None:
+    """One history of transitions for the whole fleet, each for a reason that the log shows, none before its time."""
+    phase, since, probe_at_s = "closed", 0, 0.0
+    for move in world.server.moves:
+        allowed = {"closed": {OPENED}, "open": {HALF_OPENED}, "half_open": {OPENED, CLOSED}}[phase]
+        require(move.type in allowed, 4, f"the breaker goes {move.type} while {phase}")
+        outcomes = [outcome(event) for event in world.server.log[since : move.logged]]
+        if move.type == HALF_OPENED:
+            require(
+                move.stored_s >= probe_at_s - 2 * SKEW_S, 4, f"half-open at {move.stored_s}, not {probe_at_s}"
+            )
+            phase = "half_open"
+            continue  # What ended since it opened counts: the server delivers from the probe time on.
+        reason = move.type == CLOSED
+        require(reason in outcomes, 4, f"{move.type} with no {'success' if reason else 'failure'} since")
+        phase, since, probe_at_s = ("closed" if reason else "open"), move.logged, move.probe_at_s
+    is_refused = any(event.reason == "circuit_open" for event in world.server.log)
+    require(not is_refused or world.server.moves, 4, "circuit_open, and it never was")
 
 
 def floods_are_held_back(log: list[Stored]) -> None:

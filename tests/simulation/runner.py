@@ -29,6 +29,7 @@ from cas_events.domain.decide import (
 )
 from cas_events.domain.limits import TokenBucket
 from cas_events.domain.retry import RetryPolicy, backoff_s
+from tests.simulation.breaking import Guard
 from tests.simulation.server import ACK_WAIT_S, Item, Server, Stored
 
 GRACE_S = 5.0
@@ -69,6 +70,9 @@ class Rules:
     claim_reads_the_cancel: bool = True
     owner_looks_for_answers: bool = True
     a_claim_on_its_way_is_held: bool = True
+    transitions_expect_the_lock: bool = True
+    a_handover_is_no_failure: bool = True
+    half_opens_at_its_time: bool = True
     decide: Callable[..., Action] = decide
 
 
@@ -110,6 +114,7 @@ class Process:
     is_paused: bool = False
     is_stopping: bool = False
     running: Execution | None = None
+    guard: Guard | None = None
     steps: list[Any] = field(default_factory=list)
 
     @property
@@ -162,6 +167,7 @@ class Process:
             self.running.item = item  # type: ignore[union-attr]
             return
         is_first = item.kind == "execute" and item.delivered == 1 and self.running is None
+        is_first = is_first and not (self.guard is not None and self.guard.fails_fast)
         last = None if is_first else (yield from self.last())
         while True:
             action = self.rules.decide(hint, last, now_s=self.wall_s())
@@ -195,11 +201,19 @@ class Process:
             elif verdict == "unsure":
                 yield (self.server.nak, item, ASK_AGAIN_S)
         elif isinstance(action, Nak):
-            yield (self.server.nak, item, ACK_WAIT_S if action.delay_s is None else action.delay_s)
+            yield from self.wait(item, last, action.delay_s)
         elif isinstance(action, ReadAnswers):
             yield from self.read_answers(item, action, last)
         elif isinstance(action, Ack):
             yield (self.server.ack, item)
+
+    def wait(self, item: Item, last: Last | None, delay_s: float | None) -> Step:
+        """A long wait is a schedule: what is given back keeps its place."""
+        if delay_s is None or delay_s <= NAK_DELAY_MAX_S or last is None:
+            yield (self.server.nak, item, ACK_WAIT_S if delay_s is None else delay_s)
+            return
+        yield from self.ask(self.server.store_wake, last.attempt, delay_s)
+        yield (self.server.ack, item)
 
     def read_answers(self, item: Item, action: ReadAnswers, last: Last | None) -> Step:
         cancel = yield from self.ask(self.server.read_cancel)
@@ -265,6 +279,8 @@ class Process:
         obstacle = None
         if cancel and self.rules.claim_reads_the_cancel:
             obstacle = (events.CANCELLED, "")
+        elif self.guard is not None and self.guard.fails_fast:
+            obstacle = (events.FAILED, "circuit_open")
         elif claim.after_crash and self.on_crash_fail:
             obstacle = (events.FAILED, "error")
         elif claim.tries > self.max_attempts:
@@ -382,7 +398,9 @@ class Process:
         elif plan.ends in {"error", "fatal"}:
             verdict = after_error(retryable=plan.ends == "error", tries=tries, max_attempts=self.max_attempts)
             if verdict == "retry":
-                delay_s = backoff_s(RETRY, tries=tries, draw=plan.draw)
+                delay_s = plan.hint_s
+                if delay_s is None:
+                    delay_s = backoff_s(RETRY, tries=tries, draw=plan.draw)
                 yield from self.retry_later(execution, delay_s, handover=False)
             else:
                 yield from self.finish(execution, events.FAILED, reason=verdict)

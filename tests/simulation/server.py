@@ -8,6 +8,9 @@ successor's lease alive). What is stored stays stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from cas_events.domain import events
 from cas_events.domain.decide import Last
 
@@ -84,8 +87,19 @@ class Item:
         self.acked = False
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A transition of the breaker, on the agent's own subject."""
+
+    seq: int
+    type: str
+    stored_s: float
+    probe_at_s: float
+    logged: int  # how many of the task's events were stored before it
+
+
 class Server:
-    """The log, the commands and the queue of one task."""
+    """The log, the commands and the queue of one task, and the breaker of its agent."""
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
@@ -97,6 +111,9 @@ class Server:
         self.resumes: dict[str, int] = {}
         self.cancels_dropped = 0  # acknowledged while the task was going on
         self.items: list[Item] = []
+        self.moves: list[Move] = []
+        self.paused_until_s = 0.0
+        self.on_stored: Callable[[Stored], None] = lambda _event: None
 
     # --- the log
 
@@ -114,6 +131,7 @@ class Server:
             self.last = event
         self.log.append(event)
         event.seq, event.stored_s = len(self.log), self.now_s
+        self.on_stored(event)
         return event.seq
 
     def read_last(self) -> Stored | None:
@@ -160,10 +178,31 @@ class Server:
         item.due_s += delay_s
         self.items.append(item)
 
+    # --- the agent's breaker
+
+    def move_breaker(self, type_: str, probe_at_s: float, expected_seq: int | None) -> int | None:
+        """Store a transition if the agent's last sequence is the expected one; None: it is not."""
+        if expected_seq is not None and expected_seq != len(self.moves):
+            return None
+        self.moves.append(Move(len(self.moves) + 1, type_, self.now_s, probe_at_s, len(self.log)))
+        return len(self.moves)
+
+    def moves_after(self, seq: int) -> list[Move]:
+        return self.moves[seq:]
+
+    def pause(self, until_s: float) -> None:
+        """Stop the deliveries of the agent's commands and wakes; cancels have a consumer of their own."""
+        self.paused_until_s = until_s
+
     # --- the queue
 
     def deliverable(self) -> list[Item]:
-        return [item for item in self.items if not item.acked and item.due_s <= self.now_s]
+        is_paused = self.now_s < self.paused_until_s
+        return [
+            item
+            for item in self.items
+            if not item.acked and item.due_s <= self.now_s and not (is_paused and item.kind != "cancel")
+        ]
 
     def deliver(self, item: Item) -> None:
         item.delivered += 1

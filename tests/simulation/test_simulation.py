@@ -1,5 +1,7 @@
 """The protocol's core under crashes, redeliveries, cancels, lost answers, late writes and clock jumps, by seed.
 
+With retries (backoff and hints), interrupts and answers, shutdowns that hand over, and the fleet's circuit breaker.
+
 Goal: promises 1 to 6 hold whatever comes between which two steps. Method: runners whose decisions are the domain's
 own, against a server in memory; thousands of runs a second, each an interleaving of its own, checked at its end. A
 failing run prints its seed; ``SIMULATION_SEED=n`` runs that one alone. ``SIMULATION_S`` sets how long to go on
@@ -113,6 +115,9 @@ def drops_the_wake_of_a_resumed_task(hint: Hint, last: Last | None, *, now_s: fl
         "cancel_is_acked_when_the_task_has_ended",
         "claim_reads_the_cancel",
         "owner_looks_for_answers",
+        "transitions_expect_the_lock",
+        "a_handover_is_no_failure",
+        "half_opens_at_its_time",
     ],
 )
 def test_a_runner_that_breaks_a_rule_is_caught(rule: str) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cas_events.domain import events
+from tests.simulation.breaking import POLICIES, Guard
 from tests.simulation.runner import HANDOVER, LOST, Execution, Process, Rules, Step, Wait
-from tests.simulation.server import Server
+from tests.simulation.server import Server, Stored
 
 PEACE_STEPS_MAX = 3_000
 # How attempts end, each as often as it is named.
@@ -44,6 +45,7 @@ class Plan:
     is_stubborn: bool
     telemetry: int
     draw: float
+    hint_s: float | None = None  # when an error says to come back
 
 
 class Work:
@@ -76,6 +78,8 @@ class World:
         self.ends = self.rng.choice(ENDS)
         self.fault_share = self.rng.choice((0.02, 0.08, 0.15))
         self.hang_share = self.rng.choice((0.0, 0.1))
+        self.policy = self.rng.choice(POLICIES)
+        self.server.on_stored = self.tell_guards
         self.processes: list[Process] = []
         self.works: list[Work] = []
         self.ghosts: list[tuple[Any, ...]] = []
@@ -106,6 +110,15 @@ class World:
         )
         self.processes.append(process)
         self.spawn(process, process.keep())
+        if self.policy is not None:
+            process.guard = Guard(process, self.server, self.policy)
+            self.spawn(process, process.guard.watch(Wait))
+
+    def tell_guards(self, event: Stored) -> None:
+        """Everybody who is there hears of it on core NATS, or does not."""
+        for process in self.processes:
+            if process.guard is not None and process.is_awake and (self.is_peace or self.rng.random() < 0.9):
+                process.guard.hear(event)
 
     def spawn(self, process: Process, generator: Step) -> None:
         self.works.append(Work(process, generator))
@@ -145,6 +158,7 @@ class World:
             rng.random() < 0.15,
             rng.choice((0, 0, 0, 1, 4)),
             rng.random(),
+            rng.choice((None, None, None, 0.0, 3.0, 40.0)),
         )
 
     def code_runs(self, process: Process, execution: Execution) -> None:
@@ -171,6 +185,8 @@ class World:
                 self.advance()
             elif chance < 0.88:
                 self.deliver()
+            elif chance > 0.95 and self.is_asked():
+                self.answer()
             else:
                 self.pass_time()
         self.make_peace()
@@ -188,13 +204,16 @@ class World:
             self.steps += 1
             if self.advance() or self.deliver():
                 continue
-            if self.server.last is not None and self.server.last.type == events.INTERRUPTED and self.answer():
+            if self.is_asked() and self.answer():
                 continue
             if all(item.acked for item in self.server.items) and self.next_time_s() is None:
                 return
             if not self.pass_time(to_next=True):
                 break
         raise ViolationError(f"stuck: {[vars_of(item) for item in self.server.items if not item.acked]}")
+
+    def is_asked(self) -> bool:
+        return self.server.last is not None and self.server.last.type == events.INTERRUPTED
 
     def answer(self) -> bool:
         """The client answers the interrupt that is listed, once."""
@@ -298,6 +317,7 @@ class World:
         for work in self.works:
             if work.wait is not None and not work.process.is_paused:
                 times.append(work.wait.until_s)
+        times.append(self.server.paused_until_s)
         for process in self.processes:
             times.append(process.connected_since_s)
             mine = process.running
