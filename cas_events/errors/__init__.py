@@ -6,7 +6,12 @@ and imports nothing from the package. Server errors are told apart by their JetS
 
 from __future__ import annotations
 
-from cas_events.errors.agents import AgentProcessDiedError, AgentProcessError, NonRetryableError
+from cas_events.errors.agents import (
+    AgentProcessDiedError,
+    AgentProcessError,
+    InvalidInputError,
+    NonRetryableError,
+)
 from cas_events.errors.checkpoints import (
     CheckpointFencedError,
     CheckpointUnreadableError,
@@ -85,6 +90,7 @@ __all__ = [
     "FileInUseError",
     "InvalidCommandError",
     "InvalidHeaderError",
+    "InvalidInputError",
     "InvalidNameError",
     "InvalidSubjectError",
     "LogCutError",

@@ -9,6 +9,20 @@ class NonRetryableError(CasEventsError):
     """Raised by agent code: this failure will not go away by trying again."""
 
 
+class InvalidInputError(NonRetryableError):
+    """A task's input is not what its agent takes; nothing of the agent has run.
+
+    Attributes:
+        agent_id: the agent.
+        fault: where and why, such as ``input.max_files is a string; it must be integer``.
+    """
+
+    def __init__(self, agent_id: str, fault: str) -> None:
+        super().__init__(f"agent {agent_id!r} does not take this input: {fault}")
+        self.agent_id = agent_id
+        self.fault = fault
+
+
 class AgentProcessError(CasEventsError):
     """What the code of an isolated agent raised in its process, under the name of its type there.
 

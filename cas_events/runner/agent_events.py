@@ -7,7 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from cas_events.domain.events import AGENT_COMMAND_IGNORED, AGENT_REGISTERED
+from cas_events.domain.limits import CLAIM_CHECK_BYTES
 from cas_events.errors import WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
@@ -79,7 +82,7 @@ async def ignore(
 
 
 async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str) -> None:
-    """Say that an agent is served, unless the log's last word says exactly that."""
+    """Say that an agent is served, unless the log's last word says exactly that. An overlong schema is left out."""
     members: dict[str, Any] = {
         "version": spec.version,
         "limits": {"timeout_s": spec.timeout_s, "max_attempts": spec.max_attempts},
@@ -89,7 +92,7 @@ async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str)
         del members["limits"]["timeout_s"]
     if spec.description:
         members["description"] = spec.description
-    if spec.schema is not None:
+    if spec.schema and len(msgspec.json.encode(spec.schema)) <= CLAIM_CHECK_BYTES:
         members["schema"] = spec.schema
     known = await js.last_message(names.events, names.agent_event(spec.agent_id))
     if known is not None:

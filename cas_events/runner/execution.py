@@ -189,7 +189,7 @@ class Execution:
             self._clock.start()
             try:
                 with task_scope(context):
-                    output = await self.spec.run(context, input_)
+                    output = await self.spec.begin(context, input_)
             except asyncio.CancelledError as cancelled:
                 if self.stop is None and self._task is not None and self._task.cancelling():
                     raise  # The process itself is being torn down.

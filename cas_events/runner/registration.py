@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar, Unpack
 
 from cas_events.runner.context import TaskContext
-from cas_events.runner.functions import is_agent_function
+from cas_events.runner.functions import annotated_schema, is_agent_function
 from cas_events.runner.isolation import runnable
 from cas_events.runner.registry import AgentOptions, AgentSpec
+
+_log = logging.getLogger(__name__)
+
+DESCRIBE_S = 30.0
 
 F = TypeVar("F", bound=Callable[[TaskContext, Any], Any])
 
@@ -45,6 +52,8 @@ class Registrations:
             if not is_agent_function(function):
                 raise TypeError(f"agent {agent_id!r}: write it as a function of two arguments, (ctx, input)")
             run = runnable(function, options, grace_s=self._grace_s)
+            if options.get("schema") is None:
+                options["schema"] = annotated_schema(function)
             self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=run, **options)
             return function
 
@@ -72,6 +81,18 @@ class Registrations:
         )
         options["non_retryable"] = (*options.get("non_retryable", ()), *GRAPH_FAULTS)
         self.agent(agent_id, **options)(run)
+
+    async def describe(self) -> None:
+        """Find out what graphs take that were registered without a schema; a factory is called for that."""
+        for agent_id, spec in self._agents.items():
+            find = getattr(spec.run, "describe", None)
+            if find is None or spec.schema is not None:
+                continue
+            try:
+                async with asyncio.timeout(DESCRIBE_S):
+                    self._agents[agent_id] = replace(spec, schema=await find())
+            except Exception:  # The user's factory, which is called again for each task and fails that then.
+                _log.warning("agent %s: its graph cannot be opened for its schema", agent_id, exc_info=True)
 
     @property
     def agent_ids(self) -> tuple[str, ...]:

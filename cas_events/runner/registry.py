@@ -10,9 +10,10 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from cas_events.domain.breaker import BreakerPolicy
+from cas_events.domain.json_schema import schema_fault, value_fault
 from cas_events.domain.retry import RetryPolicy
 from cas_events.domain.tokens import require_token
-from cas_events.errors import NonRetryableError
+from cas_events.errors import InvalidInputError, NonRetryableError
 from cas_events.runner.context import TaskContext
 
 AgentFunction = Callable[[TaskContext, Any], Awaitable[Any]]
@@ -63,7 +64,7 @@ class AgentOptions(TypedDict, total=False):
     breaker: BreakerPolicy | None
     isolation: Isolation
     version: str
-    schema: dict[str, Any] | None
+    schema: dict[str, Any] | Literal[False] | None
     description: str
     recursion_limit: int | None
     tokens: bool
@@ -90,7 +91,8 @@ class AgentSpec:
         isolation: whether each attempt has a child process of its own (``process``), which can be ended whatever its
             code does; see `isolation`.
         version: shown with the registration.
-        schema: JSON Schema of the input, if the agent has one.
+        schema: JSON Schema of the input: published with the registration, and checked before the agent's code runs.
+            None for the graph's own, or that of the function's annotation, if there is one; False for none.
         description: what it is for, shown with the registration.
         recursion_limit: of a graph, how many supersteps a run may take; None for the graph's own, or else 100.
         tokens: of a graph, whether what its chat models say is published as it comes; a task's own
@@ -118,7 +120,7 @@ class AgentSpec:
     breaker: BreakerPolicy | None = None
     isolation: Isolation = "none"
     version: str = ""
-    schema: dict[str, Any] | None = None
+    schema: dict[str, Any] | Literal[False] | None = None
     description: str = ""
     recursion_limit: int | None = None
     tokens: bool = False
@@ -147,6 +149,14 @@ class AgentSpec:
             raise ValueError(
                 f"recursion_limit of agent {self.agent_id!r} is {self.recursion_limit}; it must be 1 or more"
             )
+        if isinstance(self.schema, dict):
+            fault = schema_fault(self.schema)
+            if fault is not None:
+                raise ValueError(f"schema of agent {self.agent_id!r} is no JSON Schema: {fault}")
+        elif self.schema is not None and self.schema is not False:
+            raise ValueError(
+                f"schema of agent {self.agent_id!r} is a {type(self.schema).__name__}; give a JSON Schema as a dict"
+            )
         if self.on_crash not in {"retry", "fail"}:
             raise ValueError(
                 f"on_crash of agent {self.agent_id!r} is {self.on_crash!r}; use 'retry' or 'fail'"
@@ -164,6 +174,18 @@ class AgentSpec:
     def has_threads(self) -> bool:
         """Whether its tasks may share a thread, as those of graphs do."""
         return getattr(self.run, "has_threads", False)
+
+    def begin(self, context: TaskContext, input_: Any) -> Awaitable[Any]:
+        """Run the agent's code, if it takes this input.
+
+        Raises:
+            InvalidInputError: it does not; the error names the path.
+        """
+        if self.schema:
+            fault = value_fault(self.schema, input_)
+            if fault is not None:
+                raise InvalidInputError(self.agent_id, str(fault))
+        return self.run(context, input_)
 
     def is_retryable(self, error: BaseException) -> bool:
         """Whether an error of this agent is worth another try."""

@@ -197,6 +197,7 @@ class Runner(Registrations):
         self._dispatcher, self._cancels = Dispatcher(place), Cancels(place)
         heard = await place.connection.subscribe(place.names.cancel("*"), self._cancels.hear)
         await place.connection.flush()
+        await self.describe()
         for spec in self._agents.values():
             await agent_events.register(place.js, place.names, spec, source=place.source)
         await place.breakers.open()

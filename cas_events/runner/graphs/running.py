@@ -16,6 +16,7 @@ from langgraph.runtime import RunControl
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
 from cas_events.runner.graphs.events import StreamEvents
+from cas_events.runner.graphs.inputs import input_schema
 from cas_events.runner.graphs.opening import AnyPregel, open_graph, settled
 from cas_events.runner.graphs.threads import Thread, open_saver
 from cas_events.runner.questions import DrainedError
@@ -51,7 +52,12 @@ def graph_agent(graph: Any, *, recursion_limit: int | None = None, tokens: bool 
                     return await run.once(input_)
                 return await run.on_thread(context.held, saver, input_)
 
+    async def describe() -> dict[str, Any] | None:
+        async with open_graph(form, access="assistants.read") as opened:
+            return input_schema(opened)
+
     run.has_threads = True  # type: ignore[attr-defined] # `AgentSpec.has_threads`
+    run.describe = describe  # type: ignore[attr-defined] # `Registrations.describe`
     return run
 
 
