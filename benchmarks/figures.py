@@ -78,6 +78,9 @@ def from_rounds(rounds: Sequence[Round]) -> list[Figure]:
         _row(rounds, "acknowledged events, one publisher", "1/s", "events_per_s", float, goal=1.3),
         _row(rounds, "LangGraph task with one node, p50", "ms", "graph_ms", p50, floor=("noop_ms", p50)),
         _row(rounds, "LangGraph task with one node, p99", "ms", "graph_ms", p99, floor=("noop_ms", p99)),
+        _row(rounds, "checkpointed run in process, 1 node, p50", "ms", "checkpoint_1_ms", p50, goal=2.5),
+        _row(rounds, "checkpointed run in process, 5 nodes, p50", "ms", "checkpoint_5_ms", p50, goal=2.5),
+        _row(rounds, "checkpointed runs, 1 node, 50 at once", "1/s", "checkpoints_per_s", float, limit=300.0),
         *(
             _row(rounds, f"CPU of the {process} per no-op task", "µs", "cpu_us", _of(process))
             for process in ("worker", "client", "server")
@@ -117,7 +120,7 @@ def _row(
     better: Better = "higher" if unit == "1/s" else "lower"
     ratio = statistics.median(ratios) if ratios else None
     met = (
-        _is_met(ratio, goal, better) if goal is not None else _is_met(statistics.median(ours), limit, "lower")
+        _is_met(ratio, goal, better) if goal is not None else _is_met(statistics.median(ours), limit, better)
     )
     return Figure(
         name=name,

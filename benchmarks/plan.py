@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-MEASUREMENTS = ("noop", "throughput", "tick", "cancel", "graph", "publish", "replay")
+MEASUREMENTS = ("noop", "throughput", "tick", "cancel", "graph", "publish", "checkpoints", "replay")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +20,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         running: tasks that run while one of them is cancelled.
         cancels: cancels, one after another.
         graphs: tasks of a LangGraph graph with one node, one after another.
+        checkpoints: runs of a graph with a checkpointer in one process, one after another.
+        checkpoint_burst: such runs in all, 50 at once.
         events: events that one publisher has acknowledged.
         window: messages in flight of a publisher.
         replays: lengths of the logs that the projector replays.
@@ -34,6 +36,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 100
     cancels: int = 100
     graphs: int = 100
+    checkpoints: int = 100
+    checkpoint_burst: int = 500
     events: int = 40_000
     window: int = 4_000
     replays: tuple[int, ...] = (10_000, 100_000, 1_000_000)
@@ -46,6 +50,8 @@ QUICK = Sizes(
     ticks=50,
     cancels=50,
     graphs=50,
+    checkpoints=50,
+    checkpoint_burst=300,
     events=20_000,
     replays=(10_000, 100_000),
     lag_s=5.0,

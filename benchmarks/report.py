@@ -109,6 +109,8 @@ figure is the median of the rounds, and so is a ratio; the column beside it has 
 - **Acknowledged events**: one process encodes and publishes; ours is the pipelined publisher, the floor is a window of
   the same size over the public methods of nats-py, to the same stream.
 - **LangGraph task**: a graph with one node; compared with the floor's no-op task.
+- **Checkpointed run**: `graph.ainvoke` on a new thread in one process, without our runner; ours keeps checkpoints with
+  `JetStreamSaver`, the floor with LangGraph's `InMemorySaver`, which keeps nothing.
 - **Replay and lag**: `benchmarks/replay.py`; replay is compared with a reader that does nothing.
 - **Load** well above three means that others used the machine, too: then only CPU and, with more rounds, ratios say
   anything.

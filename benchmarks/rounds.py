@@ -57,6 +57,8 @@ def _parts(wanted: tuple[str, ...]) -> dict[str, Part]:
         parts["cancel"] = _cancels
     if "publish" in wanted:
         parts["publish"] = _publish
+    if "checkpoints" in wanted:
+        parts["checkpoints"] = _checkpoints
     return parts
 
 
@@ -76,6 +78,10 @@ async def _cancels(plan: Plan, side: str) -> dict[str, Any]:
 
 async def _publish(plan: Plan, side: str) -> dict[str, Any]:
     return await result_of("benchmarks.publish", "stock" if side == "floor" else "ours", plan)
+
+
+async def _checkpoints(plan: Plan, side: str) -> dict[str, Any]:
+    return await result_of("benchmarks.checkpoints", side, plan)
 
 
 async def _tidy(plan: Plan) -> None:
