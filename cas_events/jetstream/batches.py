@@ -1,8 +1,10 @@
-"""Atomic batches: several messages of one stream stored together or not at all (ADR-50 of nats-architecture-and-design).
+"""Several messages of one stream at once: one after another, or together or not at all.
 
-The messages go out back to back and only the last one is answered, so a batch costs one round trip. A condition on its
+An atomic batch is ADR-50 of nats-architecture-and-design. The messages go out back to back and only the last one is answered, so a batch costs one round trip. A condition on its
 first message is the condition of all of it. At most 1,000 messages; a batch that is not completed within 10 s, by a
-crash for example, never was. Nothing here retries.
+crash for example, never was. On a stream with one copy the server stages each batch in files of its own, which costs it milliseconds
+(measured: 5 ms for two small messages, against 0.3 ms for one without a batch); there, `append_each` is for what need not be atomic.
+Nothing here retries.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cas_events.jetstream.api import JetStream, PubAck
+from cas_events.errors import NoRespondersError, ServerError, StreamUnavailableError
+from cas_events.jetstream.api import JetStream, PubAck, decode_ack
 from cas_events.jetstream.messages import build_header
 
 BATCH_MESSAGES_MAX = 1000
@@ -56,6 +59,30 @@ async def append_together(js: JetStream, messages: Sequence[Outgoing], *, timeou
         js.connection.publish(message.subject, message.payload, header=_header(message, batch, number))
     header = _header(last, batch, len(messages), ("Nats-Batch-Commit", "1"))
     return await js.append(last.subject, last.payload, header=header, timeout_s=timeout_s)
+
+
+async def append_each(js: JetStream, messages: Sequence[Outgoing], *, timeout_s: float = 5.0) -> None:
+    """Store messages one after another, all of them on their way at once; returns when the last one is stored.
+
+    Raises:
+        ServerError: as `append_together`, for the first one that failed; the others may be stored.
+    """
+    answers = [
+        js.connection.request(
+            each.subject, each.payload, header=build_header(each.headers), timeout_s=timeout_s
+        )
+        for each in messages
+    ]
+    failure: BaseException | None = None
+    for subject, answer in zip((each.subject for each in messages), answers, strict=True):
+        try:
+            decode_ack((await answer).data)
+        except NoRespondersError:
+            failure = failure or StreamUnavailableError(subject)
+        except ServerError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _header(message: Outgoing, batch: str, number: int, *more: tuple[str, str]) -> bytes:

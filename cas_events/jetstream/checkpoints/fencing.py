@@ -1,12 +1,15 @@
 """Writing under the fence of a thread: everything stored is stored while the fence is this writer's (PROTOCOL section 9).
 
-The first batch of a writer moves the fence, expecting it where it was read, and brings its first messages along; each
-later one has the fence's sequence as its condition. One batch is on its way at a time, because the server takes one
-write per fence (10164 on three replicas); what comes meanwhile waits and goes out together as the next batch. A batch
-is atomic, and its last message is the point of commit.
+The first thing that a writer stores is the fence, expecting it where it was read; everything else has the fence's
+sequence as its condition. What is stored while something is on its way waits and goes out together. What is named goes
+before what names it: pieces before records and writes, so a crash never leaves a record without its pieces.
 
-No answer is settled by evidence: a batch that moves the fence is stored if the fence has this writer's name; any other
-may be sent again, as its messages replace themselves.
+With more than one replica the server takes one write per fence at a time (10164), so all of it goes as one atomic
+batch, the fence included. With one replica a batch costs far more than its messages (`batches`), so there the fence,
+the pieces and the rest go one after the other, each wave pipelined.
+
+No answer is settled by evidence: the fence is moved if it has this writer's name; anything else may be sent again, as
+messages replace themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from cas_events.errors import (
     RefusedError,
     WrongLastSequenceError,
 )
-from cas_events.jetstream.batches import UNFINISHED, Outgoing, append_together
+from cas_events.jetstream.batches import UNFINISHED, Outgoing, append_each, append_together
 from cas_events.jetstream.checkpoints.stream import CheckpointStream
 from cas_events.wire.checkpoints import Fence, decode_fence, encode_fence
 from cas_events.wire.threads import ThreadSubjects
@@ -155,7 +158,9 @@ class FencedWriter:
             except WrongLastSequenceError as error:
                 if error.err_code != _IN_FLIGHT:
                     if not self.is_holder and await self._has_moved_fence():
-                        return None
+                        if not await self._stream.has_one_copy():
+                            return None  # The whole batch was stored.
+                        continue
                     raise await self._fenced() from error
                 failure: Exception = error
             except (ConnectionLostError, NotConnectedError) as error:
@@ -170,18 +175,45 @@ class FencedWriter:
             delay_s = min(delay_s * 2, _DELAY_MAX_S)
 
     async def _send_once(self, messages: Sequence[Outgoing]) -> None:
-        expected = (_EXPECTED, str(self.fence_seq))
+        if await self._stream.has_one_copy():
+            await self._send_in_waves(messages)
+        else:
+            await self._send_together(messages)
+
+    async def _send_in_waves(self, messages: Sequence[Outgoing]) -> None:
+        """The fence, then pieces, then what names them; each wave when the one before it is stored."""
+        js = self._stream.js
+        if not self.is_holder:
+            ack = await append_together(js, [self._fence_message()], timeout_s=_TIMEOUT_S)
+            self.fence_seq = ack.seq
+            self.is_holder = True
+        condition = self._condition()
+        piece = self._subjects.all_pieces.removesuffix("*")
+        waves: tuple[list[Outgoing], ...] = ([], [])
+        for message in messages:
+            waves[not message.subject.startswith(piece)].append(message._replace(headers=condition))
+        for wave in waves:
+            if wave:
+                await append_each(js, wave, timeout_s=_TIMEOUT_S)
+
+    async def _send_together(self, messages: Sequence[Outgoing]) -> None:
+        """One atomic batch, since only one write per fence may be on its way."""
+        js = self._stream.js
         if self.is_holder:
             first, *rest = messages
-            condition = (expected, (_EXPECTED_SUBJECT, self._subjects.fence))
             await append_together(
-                self._stream.js, [first._replace(headers=condition), *rest], timeout_s=_TIMEOUT_S
+                js, [first._replace(headers=self._condition()), *rest], timeout_s=_TIMEOUT_S
             )
             return
-        fence = Outgoing(self._subjects.fence, encode_fence(self._fence), (expected,))
-        ack = await append_together(self._stream.js, [fence, *messages], timeout_s=_TIMEOUT_S)
+        ack = await append_together(js, [self._fence_message(), *messages], timeout_s=_TIMEOUT_S)
         self.fence_seq = ack.seq - len(messages)
         self.is_holder = True
+
+    def _fence_message(self) -> Outgoing:
+        return Outgoing(self._subjects.fence, encode_fence(self._fence), ((_EXPECTED, str(self.fence_seq)),))
+
+    def _condition(self) -> tuple[tuple[str, str], ...]:
+        return (_EXPECTED, str(self.fence_seq)), (_EXPECTED_SUBJECT, self._subjects.fence)
 
     async def _has_moved_fence(self) -> bool:
         """Whether an earlier try, whose answer was lost, has stored everything."""
