@@ -5,11 +5,33 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
+from tests.harness.patience import IS_TORTURE, count
 from tests.harness.server import NatsServer
+
+# What hangs ends after this; every wait inside a test is shorter, and says what it waited for.
+HANGS_S = count(300, 1800)
+
+# The short form asks the same examples every time, and of no example that it be fast.
+hypothesis.settings.register_profile(
+    "patient",
+    deadline=None,
+    derandomize=not IS_TORTURE,
+    max_examples=count(60, 300),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bound every test that names no bound of its own."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(HANGS_S))
 
 
 @pytest.fixture(scope="module")

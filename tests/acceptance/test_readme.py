@@ -93,7 +93,6 @@ def shell(tmp_path: Path) -> Iterator:
         process.wait(20)
 
 
-@pytest.mark.timeout(180)
 def test_the_readme_is_true(shell, tmp_path: Path) -> None:
     ran = []
     for name, text in blocks():

@@ -26,8 +26,6 @@ OPTIONS = {"lease_s": LEASE_S, "grace_s": GRACE_S}
 
 END_S = promised(20.0)
 
-pytestmark = pytest.mark.timeout(count(120, 1800))
-
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

@@ -30,8 +30,6 @@ OPTIONS = {"lease_s": LEASE_S, "grace_s": GRACE_S}
 # The owner has its grace and a lease; a redelivery of the cancel may come half a second late.
 ORPHAN_S = GRACE_S + LEASE_S + 2.0
 
-pytestmark = pytest.mark.timeout(count(120, 1800))
-
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

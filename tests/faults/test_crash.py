@@ -29,8 +29,6 @@ from tests.harness.wait import until, until_async
 # The lease, and how soon after its owner's death a task goes on. At the default lease that is ten seconds of waiting.
 LEASES = [(2.0, 3.0), (10.0, 12.0)] if IS_TORTURE else [(2.0, 3.0)]
 
-pytestmark = pytest.mark.timeout(count(120, 1800))
-
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

@@ -29,8 +29,6 @@ TICKS = count(200_000, 1_000_000)
 OTHERS = 5  # tasks that get through beside a flood, at least; some hundred on a quiet machine
 LIMITS = TelemetryLimits()
 
-pytestmark = pytest.mark.timeout(count(120, 1800))
-
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

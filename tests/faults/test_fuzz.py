@@ -34,8 +34,6 @@ ROUND = 5_000
 ROUNDS = count(1, 20)
 SEED = 20261122
 
-pytestmark = pytest.mark.timeout(count(120, 1800))
-
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

@@ -27,8 +27,6 @@ OPTIONS = {"lease_s": 10.0, "grace_s": GRACE_S}  # A lease that nobody waits for
 # machine is busy.
 EXIT_SLACK_S = 2.5
 
-pytestmark = pytest.mark.timeout(count(120, 1800))
-
 
 @pytest.fixture
 async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:

@@ -24,14 +24,19 @@ from tests.harness.patience import promised
 from tests.integration.test_projection_process import projecting
 
 
-@pytest.fixture
-async def served(deployment: str, connection: Connection, tmp_path: Path) -> AsyncIterator[int]:
-    """A projector with its service in this process, and 100 events; gives the last sequence."""
+@pytest.fixture(params=[2.0])
+async def served(
+    deployment: str, connection: Connection, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[int]:
+    """A projector with its service in this process, and 100 events; gives the last sequence.
+
+    The parameter is how long a query may take, in seconds.
+    """
     names = Names(deployment)
     js = JetStream(connection)
     await ensure_streams(js, deployment)
     projector = await Projector.open(connection, names, tmp_path / "cas.duckdb")
-    queries = Queries(projector.fold.reader, events_stream=names.events, limits=Limits(time_s=2.0))
+    queries = Queries(projector.fold.reader, events_stream=names.events, limits=Limits(time_s=request.param))
     service = SqlService(connection, names, projector, queries)
     running = asyncio.create_task(projector.run())
     await service.start()
@@ -134,14 +139,25 @@ REFUSED = [
     ("SELECT 'x'::INTEGER", "failed"),
     ("FROM range(100001)", "too_many_rows"),
     ("SELECT count(*) FROM range(100000000000)", "timeout"),
-    ("SELECT list(i::VARCHAR || repeat('x', 2000000)) FROM range(2500) t(i)", "memory"),
 ]
+TOO_LARGE = "SELECT list(i::VARCHAR || repeat('x', 2000000)) FROM range(2500) t(i)"
+
+
+@pytest.mark.parametrize("served", [60.0], indirect=True)
+async def test_a_query_that_needs_too_much_memory_is_refused(
+    served: int, deployment: str, connection: Connection
+) -> None:
+    await refused(served, deployment, connection, TOO_LARGE, "memory")
 
 
 @pytest.mark.parametrize(("sql", "reason"), REFUSED)
 async def test_refused_and_the_next_query_runs(
     served: int, deployment: str, connection: Connection, sql: str, reason: str
 ) -> None:
+    await refused(served, deployment, connection, sql, reason)
+
+
+async def refused(served: int, deployment: str, connection: Connection, sql: str, reason: str) -> None:
     with pytest.raises(QueryError) as caught:
         await query(connection, deployment, sql)
     assert caught.value.reason == reason, caught.value

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cas_events.jetstream.messages import StoredMessage
 from projections.fold import Fold
+from tests.harness.patience import count
 from tests.property import projection_model as model
 from tests.property.projection_model import Command, Fact
 from tests.property.test_projection_fold import COMMANDS, FACTS
@@ -64,9 +65,10 @@ def differences(
     return found
 
 
-@pytest.mark.timeout(300)
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=count(6, 50),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(commands=COMMANDS, facts=FACTS, data=st.data())
 def test_as_of_equals_a_rebuild_that_stopped_there(
@@ -128,14 +130,14 @@ OF_AGENTS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 
 @pytest.mark.parametrize("order", [1, 7, 11, 13])
 def test_agents_states_and_dead_letters_as_of_every_event(tmp_path: Path, order: int) -> None:
-    count = len(OF_AGENTS) + 2
-    picked = [(n * order) % count for n in range(count)]
+    messages = len(OF_AGENTS) + 2
+    picked = [(n * order) % messages for n in range(messages)]
     events = [_message(seq, n) for seq, n in enumerate(picked, 1)]
     commands = [
         StoredMessage("CAS_COMMANDS", seq, subject, events[at].time_ns, b"{}")
         for seq, (subject, at) in enumerate((("cas.cmd.execute.analyst.t1", 4), ("cas.cmd.what", 9)), 1)
     ]
-    assert differences(tmp_path, commands, events, range(count + 1)) == []
+    assert differences(tmp_path, commands, events, range(messages + 1)) == []
 
 
 def _message(seq: int, n: int) -> StoredMessage:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from projections.fold import Fold
+from tests.harness.patience import count
 from tests.property import projection_model as model
 from tests.property.projection_model import Command, Fact
 
@@ -153,9 +154,10 @@ def _compare(fold: Fold, commands: Sequence[Command], facts: Sequence[Fact]) -> 
         assert [tuple(row.values()) for row in _rows(fold, f"FROM {table} ORDER BY seq")] == expected
 
 
-@pytest.mark.timeout(300)
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=count(12, 60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(commands=COMMANDS, facts=FACTS, schedule=SCHEDULE)
 @example(  # The command that comes last names another owner than the events.
@@ -183,7 +185,7 @@ def test_fold_any_cut_and_interleaving_equals_plain_fold(
 
 
 @pytest.mark.parametrize("indexes", [(5, 6, 7, 5, 6, 7), (6, 7, 5), (5, 5, 6, 6), (7, 6, 5, 7)])
-@pytest.mark.parametrize("cut", range(7))
+@pytest.mark.parametrize("cut", range(count(1, 0), 7, count(2, 1)))
 def test_resent_telemetry_lowest_sequence_wins(tmp_path: Path, indexes: tuple[int, ...], cut: int) -> None:
     facts = [Fact("cas.task.started", "analyst", "t1", 1, 0, {})]
     facts += [Fact("cas.log", "analyst", "t1", 1, i, {"level": "info", "message": f"{i}"}) for i in indexes]

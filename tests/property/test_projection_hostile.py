@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cas_events.jetstream.messages import StoredMessage
 from projections.fold import Fold
+from tests.harness.patience import count
 from tests.property.projection_model import Fact, event_message
 
 SUBJECT = "cas.evt.log.analyst.t1"
@@ -149,9 +150,10 @@ def test_unusual_event_is_kept(tmp_path: Path, name: str) -> None:
     fold.close()
 
 
-@pytest.mark.timeout(300)
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=count(20, 100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(
     hostile=st.lists(st.tuples(SUBJECTS, PAYLOADS) | st.just(None), min_size=1, max_size=20),

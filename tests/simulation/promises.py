@@ -11,7 +11,7 @@ from cas_events.domain.breaker import CLOSED, HALF_OPENED, OPENED
 from cas_events.domain.events import Event
 from cas_events.domain.follow import Sequencer
 from tests.simulation.breaking import outcome
-from tests.simulation.runner import TICKS_BURST, TICKS_PER_S
+from tests.simulation.rules import TICKS_BURST, TICKS_PER_S
 from tests.simulation.server import Stored
 from tests.simulation.world import SKEW_S, World, require
 

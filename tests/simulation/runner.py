@@ -1,4 +1,4 @@
-"""A runner's steps in the simulation: what dispatch, claiming, execution, cancels and keeper do, as generators.
+"""A runner's steps in the simulation: what dispatch, claiming and execution do, as generators.
 
 Each ``yield`` is one step that anything may come between: ``(function, *arguments)`` is a request to the server, which
 answers with the function's value or with `LOST` (nobody knows whether it was carried out), `Wait` waits for a time or
@@ -9,7 +9,6 @@ by which the simulation is tested itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,78 +23,27 @@ from cas_events.domain.decide import (
     Last,
     Nak,
     ReadAnswers,
-    after_error,
-    decide,
 )
 from cas_events.domain.limits import TokenBucket
-from cas_events.domain.retry import RetryPolicy, backoff_s
 from tests.simulation.breaking import Guard
+from tests.simulation.endings import append_end
+from tests.simulation.rules import (
+    ASK_AGAIN_S,
+    CLAIMED_HERE_S,
+    FENCED,
+    GRACE_S,
+    KEEPER_SLACK_S,
+    LOST,
+    TICKS_BURST,
+    TICKS_PER_S,
+    TIMEOUT,
+    Execution,
+    LostRaceError,
+    Rules,
+    Step,
+    Wait,
+)
 from tests.simulation.server import ACK_WAIT_S, Item, Server, Stored
-
-GRACE_S = 5.0
-ASK_AGAIN_S = 1.0
-CLAIMED_HERE_S = 0.5
-KEEPER_SLACK_S = 2.0
-TICKS_PER_S, TICKS_BURST = 1.0, 2.0  # of an attempt's telemetry
-RETRY = RetryPolicy(base_s=8.0, cap_s=20.0)  # Naks and schedules alike, from the first try on.
-
-HANDOVER, TIMEOUT, CANCEL, FENCED = 1, 2, 3, 4
-
-LOST: Any = object()
-Step = Generator[Any, Any, Any]
-
-
-class LostRaceError(Exception):
-    """Another writer's event stands where ours should have gone."""
-
-
-@dataclass(slots=True)
-class Wait:
-    """Until a time, or until a state, whichever is first."""
-
-    until_s: float
-    state: Callable[[], bool] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What is kept; a simulation with one of them broken must find it."""
-
-    appends_expect_the_lock: bool = True
-    own_event_is_known_by_its_bytes: bool = True
-    claims_are_one_at_a_time: bool = True
-    silence_of_a_young_connection_proves_nothing: bool = True
-    keeper_reads_before_it_renews: bool = True
-    cancel_is_acked_when_the_task_has_ended: bool = True
-    claim_reads_the_cancel: bool = True
-    owner_looks_for_answers: bool = True
-    a_claim_on_its_way_is_held: bool = True
-    transitions_expect_the_lock: bool = True
-    a_handover_is_no_failure: bool = True
-    half_opens_at_its_time: bool = True
-    decide: Callable[..., Action] = decide
-
-
-@dataclass(slots=True, eq=False)
-class Execution:
-    """One attempt in one process."""
-
-    item: Item
-    claim: Claim
-    command_seq: int
-    fence_seq: int = 0
-    lock_seq: int = 0
-    next_index: int = 0
-    phase: str = "claiming"
-    stop: int = 0
-    stop_s: float = 0.0
-    held: bool = False  # the keeper renews it
-    lost: bool = False
-    deadline_s: float = float("inf")
-    renew_at_s: float = 0.0
-    ended: bool = False
-    was_cancelled_before: bool = False  # a cancel was stored before it was claimed
-    stale_renewals: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -353,7 +301,7 @@ class Process:
         execution.phase = "ending"
         try:
             if execution.stop != FENCED:
-                yield from self.append_end(execution, plan)
+                yield from append_end(self, execution, plan)
         except LostRaceError:
             last = yield from self.last()
             if last is not None and last.is_terminal:
@@ -382,159 +330,3 @@ class Process:
         execution.held, execution.ended = False, True
         if self.running is execution:
             self.running = None
-
-    # --- ending
-
-    def append_end(self, execution: Execution, plan: Any) -> Step:
-        tries = execution.claim.tries
-        if execution.stop == CANCEL:
-            yield from self.finish(execution, events.CANCELLED)
-        elif execution.stop == TIMEOUT:
-            yield from self.finish(execution, events.FAILED, reason="timeout")
-        elif execution.stop == HANDOVER:
-            yield from self.retry_later(execution, 0.0, handover=True)
-        elif plan.ends == "interrupt":
-            yield from self.interrupt(execution)
-        elif plan.ends in {"error", "fatal"}:
-            verdict = after_error(retryable=plan.ends == "error", tries=tries, max_attempts=self.max_attempts)
-            if verdict == "retry":
-                delay_s = plan.hint_s
-                if delay_s is None:
-                    delay_s = backoff_s(RETRY, tries=tries, draw=plan.draw)
-                yield from self.retry_later(execution, delay_s, handover=False)
-            else:
-                yield from self.finish(execution, events.FAILED, reason=verdict)
-        else:
-            yield from self.finish(execution, events.COMPLETED)
-
-    def finish(self, execution: Execution, type_: str, reason: str = "") -> Step:
-        yield from self.append_own(execution, type_, reason=reason)
-        yield (self.server.ack, execution.item)
-
-    def retry_later(self, execution: Execution, delay_s: float, *, handover: bool) -> Step:
-        execution.lock_seq = yield from self.append_own(
-            execution, events.RETRYING, delay_s=delay_s, handover=handover
-        )
-        cancel = yield from self.ask(self.server.read_cancel)
-        if cancel:
-            yield from self.finish(execution, events.CANCELLED)
-        elif delay_s > NAK_DELAY_MAX_S:
-            yield from self.ask(self.server.store_wake, execution.claim.attempt, delay_s)
-            yield (self.server.ack, execution.item)
-        else:
-            yield (self.server.nak, execution.item, delay_s)
-
-    def interrupt(self, execution: Execution) -> Step:
-        """PROTOCOL sections 5 to 7: the command is acked; the answer comes as a command of its own."""
-        name = f"i-{execution.claim.attempt}"
-        execution.lock_seq = yield from self.append_own(execution, events.INTERRUPTED, interrupts=(name,))
-        cancel = yield from self.ask(self.server.read_cancel)
-        if cancel:
-            yield from self.finish(execution, events.CANCELLED)
-            return
-        answer = yield from self.ask(self.server.read_answer, (name,))
-        if answer is None or not self.rules.owner_looks_for_answers:
-            yield (self.server.ack, execution.item)
-            return
-        # The answer was stored before the interrupt, and its own delivery may have been ignored.
-        self.release(execution)
-        yield from self.handle(execution.item)
-
-    # --- cancels
-
-    def hear_cancel(self) -> Step:
-        """Heard on core NATS: confirmed by a read, then acted on."""
-        cancel = yield from self.ask(self.server.read_cancel)
-        if cancel and self.running is not None:
-            self.ask_to_stop(self.running, CANCEL)
-
-    def handle_cancel(self, item: Item) -> Step:
-        is_final = yield from self.is_final(item)
-        if is_final or not self.rules.cancel_is_acked_when_the_task_has_ended:
-            yield (self.server.ack, item)
-        else:
-            rest_s = item.stored_s + GRACE_S + ACK_WAIT_S - self.wall_s()
-            yield (self.server.nak, item, max(rest_s, 0.5))
-
-    def is_final(self, item: Item) -> Step:
-        mine = self.running
-        if mine is not None:
-            self.ask_to_stop(mine, CANCEL)
-            yield Wait(self.server.now_s + GRACE_S, lambda: mine.ended)
-            if not mine.ended:
-                return False
-        if not (yield from self.ask(self.server.read_execute)):
-            return True
-        while True:
-            last = yield from self.last()
-            if last is not None and last.is_terminal:
-                return True
-            has_owner = last is not None and last.type in {events.STARTED, events.RESUMED}
-            if has_owner and self.wall_s() - item.stored_s < GRACE_S + ACK_WAIT_S:
-                return False
-            try:
-                if has_owner:
-                    self.world.doubted.add(last.seq)  # type: ignore[union-attr]
-                yield from self.append_over(last, events.CANCELLED)
-            except LostRaceError:
-                continue
-
-    # --- the keeper
-
-    def keep(self) -> Step:
-        """Renew what is held while it is ours; end it when its time is over."""
-        while True:
-            yield Wait(float("inf"), self.is_renewal_due)
-            execution = self.running
-            if execution is None or not execution.held or execution.lost:
-                continue
-            if self.server.now_s > execution.deadline_s:
-                execution.deadline_s = float("inf")
-                yield from self.fail_timed_out(execution)
-                continue
-            execution.renew_at_s = self.server.now_s + ACK_WAIT_S / 3
-            if self.rules.keeper_reads_before_it_renews:
-                last = yield (self.server.read_last,)
-                if last is LOST:
-                    continue
-                if last is None or last.seq != execution.fence_seq:
-                    self.lose(execution)
-                    continue
-            if execution.held:
-                self.note_renewal(execution)
-                yield (self.server.renew, execution.item)
-
-    def note_renewal(self, execution: Execution) -> None:
-        """Count what is sent after the fence fell; once is possible, between the read and its answer."""
-        if self.server.last is not None and self.server.last.seq != execution.fence_seq:
-            execution.stale_renewals += 1
-            self.world.stale_renewals = max(self.world.stale_renewals, execution.stale_renewals)
-
-    def is_renewal_due(self) -> bool:
-        execution = self.running
-        if execution is None or not execution.held or execution.lost:
-            return False
-        return self.server.now_s >= execution.renew_at_s or self.server.now_s > execution.deadline_s
-
-    def lose(self, execution: Execution) -> None:
-        execution.lost = True
-        self.ask_to_stop(execution, FENCED)
-
-    def fail_timed_out(self, execution: Execution) -> Step:
-        event = Stored(
-            events.FAILED,
-            execution.claim.attempt,
-            execution.next_index,
-            self.name,
-            tries=execution.claim.tries,
-            command_seq=execution.command_seq,
-            reason="timeout",
-            made_by=object(),
-        )
-        execution.next_index += 1
-        try:
-            yield from self.append(event, execution.fence_seq)
-            yield (self.server.ack, execution.item)
-        except LostRaceError:
-            pass
-        self.lose(execution)

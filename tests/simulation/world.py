@@ -12,7 +12,10 @@ from typing import Any
 
 from cas_events.domain import events
 from tests.simulation.breaking import POLICIES, Guard
-from tests.simulation.runner import HANDOVER, LOST, Execution, Process, Rules, Step, Wait
+from tests.simulation.cancels import handle_cancel, hear_cancel
+from tests.simulation.keeper import keep
+from tests.simulation.rules import HANDOVER, LOST, Execution, Rules, Step, Wait
+from tests.simulation.runner import Process
 from tests.simulation.server import Server, Stored
 
 PEACE_STEPS_MAX = 3_000
@@ -109,7 +112,7 @@ class World:
             connected_since_s=self.server.now_s,
         )
         self.processes.append(process)
-        self.spawn(process, process.keep())
+        self.spawn(process, keep(process))
         if self.policy is not None:
             process.guard = Guard(process, self.server, self.policy)
             self.spawn(process, process.guard.watch(Wait))
@@ -292,7 +295,7 @@ class World:
             self.trace.append(
                 f"{self.server.now_s:8.1f} {process.name} gets {item.kind} {item.command_seq} #{item.delivered}"
             )
-        handler = process.handle_cancel(item) if item.kind == "cancel" else process.handle(item)
+        handler = handle_cancel(process, item) if item.kind == "cancel" else process.handle(item)
         self.spawn(process, handler)
         return True
 
@@ -384,7 +387,7 @@ class World:
         self.server.cancel()
         for process in self.processes:
             if process.running is not None and process.is_awake and self.rng.random() < 0.8:
-                self.spawn(process, process.hear_cancel())
+                self.spawn(process, hear_cancel(process))
 
     def shut_down(self) -> None:
         process = self.rng.choice(self.processes)
