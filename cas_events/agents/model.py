@@ -148,12 +148,21 @@ def _as_text(facts: Mapping[str, Any]) -> str:
 
 
 async def _streamed(model: BaseChatModel, messages: list[tuple[str, str]]) -> str:
-    """The whole answer; leaving early, by a cancel or the deadline, closes the request."""
+    """The whole answer; leaving early, by a cancel or the deadline, closes the request.
+
+    A provider's package may wait for each chunk with `asyncio.wait_for`, which before Python 3.12 drops a cancel that
+    comes together with a chunk. The task still counts it, so every chunk is a chance to heed it.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    known = task.cancelling()
     parts: list[str] = []
     size = 0
     chunks: Any = model.astream(messages)
     async with aclosing(chunks):
         async for chunk in chunks:
+            if task.cancelling() > known:
+                raise asyncio.CancelledError
             parts.append(str(chunk.text))
             size += len(parts[-1])
             if size > ANSWER_CHARS_MAX:

@@ -6,7 +6,7 @@ has its share of the bar and the bar never runs backwards. Compiled without a ch
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -17,6 +17,9 @@ from cas_events.agents.security_audit.report import AuditInput, ScanReport
 from cas_events.agents.security_audit.security import scan_path
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.runner.context import current_task
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 SECURITY_SHARE = (
     0.9  # of the workflow's time, roughly: scanning reads everything, proposing only what was found
@@ -46,6 +49,7 @@ class AuditAnswer(TypedDict, total=False):
     problems: list[dict[str, Any]]
     problems_truncated: int
     duration_s: dict[str, float]
+    advice: dict[str, Any] | None
 
 
 class AuditState(AuditRequest, AuditAnswer, total=False):
@@ -60,17 +64,22 @@ async def _security_node(state: AuditRequest) -> dict[str, Any]:
     return {"report": to_json_value(report)}
 
 
-async def _engineer_node(state: AuditState) -> dict[str, Any]:
-    ctx = current_task()
-    report = read_input(ScanReport, state["report"])
-    return to_json_value(await remediate(ctx, report, share(ctx, SECURITY_SHARE, 1.0)))
+def build_security_audit(
+    model: BaseChatModel | None = None,
+) -> CompiledStateGraph[AuditState, None, AuditRequest, AuditAnswer]:
+    """The compiled graph; ``await graph.ainvoke({"path": "DIR"})`` works outside a runner too.
 
+    The model is that of ``CAS_MODEL`` where none is given, and none is needed.
+    """
 
-def build_security_audit() -> CompiledStateGraph[AuditState, None, AuditRequest, AuditAnswer]:
-    """The compiled graph; ``await graph.ainvoke({"path": "DIR"})`` works outside a runner too."""
+    async def engineer_node(state: AuditState) -> dict[str, Any]:
+        ctx = current_task()
+        report = read_input(ScanReport, state["report"])
+        return to_json_value(await remediate(ctx, report, share(ctx, SECURITY_SHARE, 1.0), model=model))
+
     builder = StateGraph(AuditState, input_schema=AuditRequest, output_schema=AuditAnswer)
     builder.add_node("security", _security_node)
-    builder.add_node("engineer", _engineer_node)
+    builder.add_node("engineer", engineer_node)
     builder.add_edge(START, "security")
     builder.add_edge("security", "engineer")
     builder.add_edge("engineer", END)

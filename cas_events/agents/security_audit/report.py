@@ -102,8 +102,17 @@ class ProposedDiff(msgspec.Struct, frozen=True, kw_only=True):
     diff: str
 
 
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chat model makes of the findings; it saw their places and kinds, never the code."""
+
+    summary: Annotated[str, msgspec.Meta(min_length=1, max_length=2_000)]
+    next_steps: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=500)], ...], msgspec.Meta(max_length=10)
+    ]
+
+
 class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The workflow's answer; ``…_truncated`` says how many more there are."""
+    """The workflow's answer; ``…_truncated`` says how many more there are, ``advice`` is there with a model only."""
 
     path: str
     files: FileCounts
@@ -116,3 +125,4 @@ class AuditResult(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
     problems_truncated: int
     duration_s: dict[str, float]
+    advice: Advice | None = None
