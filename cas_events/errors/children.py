@@ -76,7 +76,7 @@ class AttemptOverError(CasEventsError):
         self.task_id = task_id
 
 
-class NotInTaskError(CasEventsError):
+class NotInTaskError(NonRetryableError):
     """Other agents can be called from within a running task only, and not from an isolated agent's process."""
 
     def __init__(self, why: str = "no task runs here") -> None:

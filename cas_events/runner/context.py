@@ -102,7 +102,7 @@ class TaskContext:
         self.current_origin = current_origin
         self.held = held
         self.current_place: Callable[[], str] | None = None
-        self.make_children: Callable[[], Children] = NoChildren
+        self.make_children: Callable[[TaskContext], Children] = _no_children
         self._children_made: Children | None = None
         self._log: Any = None
 
@@ -118,7 +118,7 @@ class TaskContext:
     def _children(self) -> Children:
         if self._children_made is None:
             with self._making:
-                self._children_made = self._children_made or self.make_children()
+                self._children_made = self._children_made or self.make_children(self)
         return self._children_made
 
     def progress(self, fraction: float, message: str = "") -> Awaitable:
@@ -149,7 +149,7 @@ class TaskContext:
         twin = copy.copy(self)
         twin.current_origin = lambda: Origin(self.current_origin().node, agent_id)
         twin._make_emitter = lambda: self.emitter  # noqa: SLF001 - of its own class
-        twin.make_children = lambda: self._children
+        twin.make_children = lambda _: self._children
         twin._making = threading.Lock()  # noqa: SLF001 - ours is held while ours is made
         twin._log = None  # noqa: SLF001
         return twin
@@ -251,6 +251,10 @@ class _LogSink:
         if level not in LEVELS:
             raise AttributeError(level)
         return lambda message, metadata: self._emitter.log(level, message, metadata, origin=self._origin())
+
+
+def _no_children(_context: TaskContext) -> Children:
+    return NoChildren()
 
 
 class _Done:

@@ -49,7 +49,8 @@ class Family:
             context: of the attempt.
             fence_seq: sequence of its `started` while it runs, None once it is to end.
         """
-        context.make_children = lambda: self._make(context, fence_seq)
+        # The context is handed back when it is needed: held here, it would be a cycle for every attempt.
+        context.make_children = lambda asking: self._make(asking, fence_seq)
         return context
 
     def _make(self, context: TaskContext, fence_seq: Callable[[], int | None]) -> ChildCalls:

@@ -83,7 +83,9 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
         make_emitter=lambda: ChildEmitter(outbox),
         is_cancelled=stop.is_asked.is_set,
     )
-    context.make_children = lambda: NoChildren("an agent with isolation='process' runs apart from its runner")
+    context.make_children = lambda _: NoChildren(
+        "an agent with isolation='process' runs apart from its runner"
+    )
     stop.bind(loop)
     try:
         stop.raise_if_asked()

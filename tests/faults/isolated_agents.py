@@ -92,6 +92,8 @@ async def raising(ctx: TaskContext, input: dict) -> Any:
         raise error
     if input["kind"] == "exit":
         sys.exit("enough")
+    if input["kind"] == "calling":
+        return await ctx.call("inline", {})
     if input["kind"] == "unencodable":
         return {"items": [1, {"when": object()}]}
     raise {"value": ValueError, "hopeless": NonRetryableError, "wrong": WrongInputError}[input["kind"]](

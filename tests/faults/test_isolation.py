@@ -164,6 +164,7 @@ async def test_a_child_that_dies_is_tried_again(served: Client, how: dict, words
         ("wrong", "WrongInputError", "wrong 1", "error", 1),
         ("exit", "SystemExit", "enough", "attempts_exhausted", 2),
         ("unencodable", "NotJsonError", "output.items[1].when", "error", 1),
+        ("calling", "NotInTaskError", "runs apart from its runner", "error", 1),
     ],
 )
 async def test_an_error_arrives_with_type_words_and_place(
