@@ -42,6 +42,7 @@ def alike(line: str) -> str:
     line = re.sub(r"(?<=left out: ).*|(?<=files listed ).*", "<any>", line)
     line = re.sub(r"\S+:\d+  .*\(\w\S+ .*\)$", "<finding>", line)
     line = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "<id>", line)
+    line = re.sub(r"\b[0-9a-f]{32}-\d+", "<interrupt>", line)
     line = re.sub(r"(?<=\s)/\S+|^/\S+", "<path>", line)
     return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)*", "0", line)).strip()
 
