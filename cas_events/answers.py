@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -90,7 +91,8 @@ class Questions:
             lambda: self._js.last_message(self._names.events, subject), give_up_s=submit.PATIENCE_S
         )
         while newest is not None and from_seq <= newest.seq:
-            messages, _ = await self._js.direct_batch(self._names.events, subject, from_seq=from_seq)
+            page = partial(self._js.direct_batch, self._names.events, subject, from_seq=from_seq)
+            messages, _ = await patiently(page, give_up_s=submit.PATIENCE_S)
             for message in messages:
                 from_seq = message.seq + 1
                 try:

@@ -57,13 +57,21 @@ async def append_end(execution: Execution, output: Any, error: BaseException | N
         case _ if isinstance(error, DrainedError):
             await _hand_over(execution)
         case _ if isinstance(error, TaskInterruptedError):
-            cancel = await ask(execution, error)
-            if cancel is not None:
-                await _cancel(execution, cancel)
+            await _ask(execution, error)
         case _ if error is not None:
             await _after_error(execution, error)
         case _:
             await _complete(execution, output, duration)
+
+
+async def _ask(execution: Execution, interruption: TaskInterruptedError) -> None:
+    try:
+        cancel = await ask(execution, interruption)
+    except NotJsonError as problem:
+        await execution.finish(events.FAILED, {"error": error_members(problem), "reason": "error"})
+        return
+    if cancel is not None:
+        await _cancel(execution, cancel)
 
 
 async def _cancel(execution: Execution, cancel: Cancel) -> None:

@@ -10,12 +10,15 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph._internal._constants import CONFIG_KEY_STRICT_RESUME
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 from pydantic import BaseModel
 
 from cas_events import Client, Interrupt, Runner, current_task
 from cas_events.domain.events import Event
+from cas_events.domain.retry import RetryPolicy
+from cas_events.runner.graphs.threads import STRICT_RESUME
 from tests.harness.own_runner import lifecycle, names_of, running
 from tests.harness.wait import until_async
 
@@ -345,6 +348,51 @@ async def test_large_questions_and_answers(cas: Client, make_runner) -> None:
     assert result.output["said"] == ["y" * 500_000]
 
 
+async def test_a_question_that_has_no_json_form_fails_the_task(cas: Client, make_runner) -> None:
+    runner: Runner = make_runner()
+    runner.register("odd", graph(ask=asking({"what": float("nan")})))
+
+    async with running(cas, runner):
+        result = await asyncio.wait_for(cas.execute_task("odd"), 20)
+
+    assert (result.status, result.reason, result.error["type"]) == ("failed", "error", "NotJsonError")
+
+
+async def test_steps_and_telemetry_of_an_asking_node(cas: Client, make_runner) -> None:
+    """A node that asks has not completed; answered, it starts once more, in the next attempt."""
+
+    def ask(_state: State) -> State:
+        current_task().log.info("asking", attempt=current_task().attempt)
+        return {"said": [interrupt("ok?")]}
+
+    runner: Runner = make_runner()
+    runner.register("steps", graph(work=working, ask=ask))
+
+    async with running(cas, runner):
+        await cas.submit_task("steps", task_id="t")
+        [question] = await asked(cas, "t")
+        await cas.resume_task("t", question.id, 1)
+        await result_of(cas, "t")
+        told = [event async for event in cas.replay(task_id="t")]
+
+    steps = [(e.attempt, e.data["node"], names_of([e])[0]) for e in told if e.type.startswith("cas.step.")]
+    assert sorted(steps) == sorted(
+        [
+            (1, "work", "started"),
+            (1, "work", "completed"),
+            (1, "ask", "started"),
+            (2, "ask", "started"),
+            (2, "ask", "completed"),
+        ]
+    )
+    asking_logs = [e for e in told if e.data.get("message") == "asking"]
+    assert [(e.attempt, e.data["metadata"]["attempt"]) for e in asking_logs] == [(1, 1), (2, 2)]
+
+
+def test_the_private_key_of_strict_resumes_is_langgraphs() -> None:
+    assert STRICT_RESUME == CONFIG_KEY_STRICT_RESUME
+
+
 async def test_many_questions_are_listed_a_part_at_a_time(cas: Client, make_runner) -> None:
     runner: Runner = make_runner()
     runner.register("many", graph(ask=[asking("v" * 2_000) for _ in range(120)]))
@@ -353,3 +401,44 @@ async def test_many_questions_are_listed_a_part_at_a_time(cas: Client, make_runn
         await cas.submit_task("many", task_id="m")
         await asked(cas, "m", 120)
         await cas.cancel_task("m", wait=True)
+
+
+@pytest.mark.parametrize("options", [{"interrupt_before": ["after"]}, {"interrupt_after": ["work"]}])
+async def test_a_static_breakpoint_is_a_question_and_no_end(cas: Client, make_runner, options: Any) -> None:
+    runner: Runner = make_runner()
+    runner.register("stops", graph(work=working, after=working).compile(**options))
+
+    async with running(cas, runner):
+        await cas.submit_task("stops", task_id="b")
+        [question] = await asked(cas, "b")
+        await cas.resume_task("b", question.id, None)
+        result = await result_of(cas, "b")
+
+    assert question.value == {"breakpoint": ["after"]}
+    assert result.output["said"] == ["worked ", "worked "]
+    assert names_of(await lifecycle(cas, "stops", "b")) == [*ASKED, *ANSWERED, "completed"]
+    assert await logs(cas, "b") == [{"attempt": 1}, {"attempt": 2}]
+
+
+async def test_a_retry_after_an_answer_does_not_ask_again(cas: Client, make_runner) -> None:
+    """The node that was told fails once; the answer is the log's and its checkpoint's."""
+
+    async def moody(_state: State) -> State:
+        told = interrupt("ok?")
+        if current_task().attempt == 2:
+            raise ValueError("once")
+        return {"said": [told]}
+
+    runner: Runner = make_runner()
+    runner.register("moody", graph(ask=moody), retry=RetryPolicy(base_s=0.01))
+
+    async with running(cas, runner):
+        await cas.submit_task("moody", task_id="m")
+        [question] = await asked(cas, "m")
+        await cas.resume_task("m", question.id, "yes")
+        result = await result_of(cas, "m")
+
+    assert result.output["said"] == ["yes"]
+    told = await lifecycle(cas, "moody", "m")
+    assert names_of(told) == [*ASKED, *ANSWERED, "retrying", "started", "completed"]
+    assert [event.data["tries"] for event in told] == [1, 1, 1, 1, 1, 2, 2]

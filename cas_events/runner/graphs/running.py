@@ -96,6 +96,7 @@ class _Run:
                 raise
             problem = error
         if problem is None and not self._asks:
+            await self._thread.require_end(self._graph)
             attempt.on_completed = self._thread.retire(saver, attempt.spec.keep_checkpoints)
             return _output(self._graph, self._values)
         pending = await self._thread.pending(self._graph)

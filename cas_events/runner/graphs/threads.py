@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command, Interrupt, StateSnapshot
 
 from cas_events.domain.interrupts import Question
 from cas_events.errors import CheckpointFencedError, PayloadTooLargeError, WireError
@@ -22,6 +22,7 @@ from cas_events.jetstream.patience import patiently
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
 from cas_events.runner.failures import error_members
+from cas_events.runner.graphs.breakpoints import has_breakpoints, is_before_breakpoint, question_at
 from cas_events.runner.graphs.opening import AnyPregel
 from cas_events.runner.questions import TaskInterruptedError
 from cas_events.runner.registry import KeepCheckpoints
@@ -88,16 +89,24 @@ class Thread:
         self._lost: dict[str, str] = {}
 
     async def beginning(self, attempt: Attempt, graph: AnyPregel, saver: JetStreamSaver, input_: Any) -> Any:
-        """What to run the graph with: the input, the answers, or nothing, which goes on."""
+        """What to run the graph with: the input, the answers, or nothing, which goes on.
+
+        Raises:
+            TaskInterruptedError: it stands before a breakpoint that nobody has answered.
+        """
         newest = await saver.aget_tuple({"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}})
         if newest is None or newest.metadata.get(TASK_RUN) != self._task_id:
             await self._undo(attempt, saver)
             return input_
-        pending = await self.pending(graph)
-        answers = (await attempt.dialogue()).answers if pending else {}
-        for interrupt in pending:
+        state = await self._state(graph)
+        is_stopped = is_before_breakpoint(graph, state)
+        answers = (await attempt.dialogue()).answers if state.interrupts or is_stopped else {}
+        for interrupt in state.interrupts:
             if interrupt.id in answers:
                 await self._give(attempt.place, interrupt.id, answers[interrupt.id])
+        stop = question_at(state) if is_stopped else None
+        if stop is not None and stop.id not in answers:
+            raise TaskInterruptedError([stop])
         return Command(resume=self._given) if self._given else None
 
     async def _undo(self, attempt: Attempt, saver: JetStreamSaver) -> None:
@@ -137,10 +146,23 @@ class Thread:
         except (WireError, PayloadTooLargeError) as problem:
             self._lost[id_] = str(problem)
 
+    async def _state(self, graph: AnyPregel) -> StateSnapshot:
+        config: Any = self.config
+        return await graph.aget_state(config)
+
     async def pending(self, graph: AnyPregel) -> tuple[Interrupt, ...]:
         """The interrupts that wait for an answer, by the thread's newest checkpoint."""
-        config: Any = self.config
-        return (await graph.aget_state(config)).interrupts
+        return (await self._state(graph)).interrupts
+
+    async def require_end(self, graph: AnyPregel) -> None:
+        """Check that a graph that ended its run has not just stopped at a breakpoint.
+
+        Raises:
+            TaskInterruptedError: it has.
+        """
+        stop = question_at(await self._state(graph)) if has_breakpoints(graph) else None
+        if stop is not None:
+            raise TaskInterruptedError([stop])
 
     def interruption(self, pending: tuple[Interrupt, ...], problem: Exception | None) -> TaskInterruptedError:
         """What the task waits on; whatever was answered and is waited on still was refused.
