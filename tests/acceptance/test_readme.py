@@ -1,7 +1,7 @@
-"""The README's commands, run as written, in the README's order, in an empty folder.
+"""The README's commands, run as written, in the README's order, in a folder with nothing but the README.
 
-Goal: what the README shows is what happens. Method: every ``console`` block is run line by line, every ``python`` block with a
-file name is written to that file; what is printed is compared with what is shown after numbers, times and ids have been
+Goal: what the README shows is what happens. Method: every ``console`` block is run line by line, every block with a file name
+is written to that file; what is printed is compared with what is shown after numbers, times and ids have been
 made alike. A line ``…`` stands for any lines.
 """
 
@@ -20,7 +20,7 @@ import pytest
 from tests.harness.wait import until
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(console|python file=(\S+))\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(console|(?:python|markdown) file=(\S+))\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 100
 
 
@@ -96,6 +96,7 @@ def shell(tmp_path: Path) -> Iterator:
 
 def test_the_readme_is_true(shell, tmp_path: Path) -> None:
     ran = []
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
     for name, text in blocks():
         if name:
             (tmp_path / name).write_text(text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cas_events import Client
+from cas_events import Client, Task
 from cas_events.agents import register_samples
 from tests.harness.own_runner import running
 
@@ -60,3 +61,28 @@ async def test_what_cannot_be_mended_is_not_tried_again(samples: Client, request
         "cas.task.failed",
     ]
     assert events[-1].data["error"]["type"] == error
+
+
+async def test_a_person_is_asked_and_the_answer_decides(samples: Client) -> None:
+    async with asyncio.timeout(90):
+        asked = await samples.submit_task(
+            "content-strategy", {"text": "# Bread\n\nFlour and water make bread."}
+        )
+        question = await next_question(asked)
+        assert question["value"]["brief"]["topic"] == "Bread"
+        assert await asked.resume(question["id"], {"approve": "perhaps"}) == "accepted"
+        again = await next_question(asked, after=question["seq"])
+        assert again["id"] != question["id"], "an answer that is none leaves the question open"
+        assert await asked.resume(again["id"], {"approve": False, "notes": "audience: bakers"}) == "accepted"
+        result = await asked.result()
+    assert result.status == "completed", result.error
+    assert result.output["strategy"]["brief"]["audience"] == "bakers"
+
+
+async def next_question(task: Task, *, after: int = 0) -> dict[str, Any]:
+    """The next question that the task asks, with the sequence of the event that asks it."""
+    async for event in task.events(after=after):
+        if event.type == "cas.task.interrupted":
+            [question] = event.data["interrupts"]
+            return {**question, "seq": event.seq}
+    raise AssertionError("the task ended without a question")

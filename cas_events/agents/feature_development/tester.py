@@ -61,8 +61,9 @@ async def run_tests(ctx: TaskContext, spec: Spec, version: Version) -> TestRepor
 
     def tell(line: str) -> None:
         lines.append(line)
-        if line.strip() and len(lines) <= LINES_TOLD_MAX:
-            ctx.log.info(line[:LINE_CHARS_MAX], tool="pytest", version=version.round + 1)
+        said = " ".join(line.strip("= ").split())  # without rulers and columns
+        if said and len(lines) <= LINES_TOLD_MAX:
+            ctx.log.info(said[:LINE_CHARS_MAX], tool="pytest", version=version.round + 1)
 
     broken = ""
     async with scratch(version.files) as folder:
