@@ -149,6 +149,10 @@ class AgentSpec:
             raise ValueError(
                 f"recursion_limit of agent {self.agent_id!r} is {self.recursion_limit}; it must be 1 or more"
             )
+        self._check_schema()
+        self._check_words()
+
+    def _check_schema(self) -> None:
         if isinstance(self.schema, dict):
             fault = schema_fault(self.schema)
             if fault is not None:
@@ -157,6 +161,8 @@ class AgentSpec:
             raise ValueError(
                 f"schema of agent {self.agent_id!r} is a {type(self.schema).__name__}; give a JSON Schema as a dict"
             )
+
+    def _check_words(self) -> None:
         if self.on_crash not in {"retry", "fail"}:
             raise ValueError(
                 f"on_crash of agent {self.agent_id!r} is {self.on_crash!r}; use 'retry' or 'fail'"
