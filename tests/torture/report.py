@@ -56,7 +56,7 @@ def page_of(outcomes: Sequence[Outcome], cases: Sequence[Case], command: str, *,
         title = outcome.kind.capitalize()
         sections[title] = [*_told(command), *_table(outcome)]
     if cases:
-        sections[COUNTS] = [*_told(command), *_counted(cases)]
+        sections[COUNTS] = [*_told(command), *_counted(cases, sections.get(COUNTS, []))]
     lines = [HEADER]
     for title in (ONE, THREE, COUNTS):
         if title in sections:
@@ -96,20 +96,38 @@ def _table(outcome: Outcome) -> list[str]:
     return found
 
 
-def _counted(cases: Sequence[Case]) -> list[str]:
-    """By kind of fault, which is the file: a line in bold for the kind, then its tests."""
-    lines = ["| fault, test | cases | seconds | violations | measured |", "|---|---|---:|---:|---|"]
+def _counted(cases: Sequence[Case], previous: Sequence[str]) -> list[str]:
+    """By kind of fault, which is the file: a line in bold for the kind, then its tests; others stay as they were."""
+    kinds = _kinds(previous)
     for kind in dict.fromkeys(case.kind for case in cases):
-        of_kind = [case for case in cases if case.kind == kind]
-        took_s, failed = sum(case.took_s for case in of_kind), sum(c.outcome != "passed" for c in of_kind)
-        lines.append(
-            f"| **{kind.removeprefix('test_')}** | {len(of_kind)} tests | {took_s:.0f} | **{failed}** | |"
-        )
-        for case in of_kind:
-            measured = ", ".join(f"{name} {value}" for name, value in case.measured.items())
-            violations = 0 if case.outcome == "passed" else case.outcome
-            lines.append(f"| `{case.name}` | {case.cases} | {case.took_s:.1f} | {violations} | {measured} |")
+        kinds[kind.removeprefix("test_")] = _of_kind(kind, [case for case in cases if case.kind == kind])
+    head = ["| fault, test | cases | seconds | violations | measured |", "|---|---|---:|---:|---|"]
+    return head + [line for kind in sorted(kinds) for line in kinds[kind]]
+
+
+def _of_kind(kind: str, cases: Sequence[Case]) -> list[str]:
+    took_s, failed = sum(case.took_s for case in cases), sum(case.outcome != "passed" for case in cases)
+    day = datetime.now(UTC).date().isoformat()
+    lines = [
+        f"| **{kind.removeprefix('test_')}** | {len(cases)} tests, {day} | {took_s:.0f} | **{failed}** | |"
+    ]
+    for case in cases:
+        measured = ", ".join(f"{name} {value}" for name, value in case.measured.items())
+        violations = 0 if case.outcome == "passed" else case.outcome
+        lines.append(f"| `{case.name}` | {case.cases} | {case.took_s:.1f} | {violations} | {measured} |")
     return lines
+
+
+def _kinds(section: Sequence[str]) -> dict[str, list[str]]:
+    """The lines of an earlier table by kind."""
+    kinds: dict[str, list[str]] = {}
+    kind = ""
+    for line in section:
+        if line.startswith("| **"):
+            kind = line.split("**")[1]
+        if kind and line.startswith("|"):
+            kinds.setdefault(kind, []).append(line)
+    return kinds
 
 
 def _list(counts: Counter[str]) -> str:
