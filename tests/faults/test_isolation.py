@@ -81,7 +81,7 @@ async def test_what_a_child_says_arrives_as_if_it_ran_in_the_runner(served: Clie
 
 @pytest.mark.parametrize("ignores_sigterm", [False, True])
 async def test_a_child_that_blocks_is_ended_within_the_grace_while_others_go_on(
-    served: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture, ignores_sigterm: bool
+    served: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture, ignores_sigterm: bool, record_property
 ) -> None:
     file = tmp_path / "marks"
     task = await served.submit_task("spinning", {"file": str(file), "ignores_sigterm": ignores_sigterm})
@@ -99,6 +99,7 @@ async def test_a_child_that_blocks_is_ended_within_the_grace_while_others_go_on(
     assert "ignores its end" not in caplog.text
     assert "saw its cancel" in lines(file)
     assert ("swallowed SIGTERM" in lines(file)) == ignores_sigterm
+    record_property("ended after", f"{took_s:.1f} s")
     third = 2 if ignores_sigterm else 1
     assert third * GRACE_S / 3 <= took_s < promised(GRACE_S + 0.5)
     assert names_of(await lifecycle(served, "spinning", task.task_id)) == ["started", "cancelled"]

@@ -34,7 +34,9 @@ async def cas(nats_server, deployment: str) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_sigterm_under_load_hands_everything_over(cas: Client, nats_server, deployment: str) -> None:
+async def test_sigterm_under_load_hands_everything_over(
+    cas: Client, nats_server, deployment: str, record_property
+) -> None:
     agents = "noop,ticker,sleeper,slow-workflow"
     async with troubling(nats_server.url, deployment, agents, **OPTIONS) as first:
         tasks = await start_load(cas, 30)
@@ -48,6 +50,7 @@ async def test_sigterm_under_load_hands_everything_over(cas: Client, nats_server
             history = await settled(nats_server.url, deployment, tasks)
 
     assert code == 0
+    record_property("exit after", f"{took_s:.1f} s")
     assert took_s < promised(GRACE_S + EXIT_SLACK_S)
     require_nothing_lost(tasks, history)
     handed_over = [events for events in history.values() if "retrying" in kinds(events)]
@@ -128,7 +131,7 @@ async def test_a_rolling_deployment_costs_no_tries(
 
 
 async def test_code_that_ignores_the_end_is_left_behind_and_its_task_handed_over(
-    cas: Client, nats_server, deployment: str, tmp_path: Path
+    cas: Client, nats_server, deployment: str, tmp_path: Path, record_property
 ) -> None:
     file = tmp_path / "marks"
     async with troubling(nats_server.url, deployment, "undead", **OPTIONS) as first:
@@ -141,6 +144,7 @@ async def test_code_that_ignores_the_end_is_left_behind_and_its_task_handed_over
 
     assert code == 0
     # The grace twice: once to finish, once to end on request.
+    record_property("exit after", f"{took_s:.1f} s")
     assert took_s < promised(2 * GRACE_S + EXIT_SLACK_S)
     assert kinds(history[task.task_id])[:2] == ["started", "retrying"]
     assert history[task.task_id][-1].type == "cas.task.cancelled"
