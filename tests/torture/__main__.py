@@ -106,7 +106,7 @@ def _run_file(file: str) -> list[Case]:
     with tempfile.TemporaryDirectory(prefix="cas-torture-") as folder:
         results = Path(folder) / "results.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=native"]
-        command += [f"--timeout={CASE_TIMEOUT_S}", f"--junitxml={results}", file]
+        command += [f"--timeout={CASE_TIMEOUT_S}", f"--junitxml={results}", "-o", "junit_family=xunit1", file]
         # What pytest prints is for whoever looks into a failure.
         subprocess.run(command, env={**os.environ, "TORTURE": "1"}, stdout=sys.stderr, check=False)
         if not results.exists():
