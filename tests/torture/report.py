@@ -50,17 +50,18 @@ def text_of(outcome: Outcome) -> str:
 
 
 def page_of(outcomes: Sequence[Outcome], cases: Sequence[Case], command: str, *, previous: str = "") -> str:
-    """The whole page, Markdown: a section a kind of run, those that were not run this time as they were."""
+    """The whole page, Markdown: a section for each run, those that were not run this time as they were."""
     sections = _sections(previous)
     for outcome in outcomes:
-        title = outcome.kind.capitalize()
+        title = f"{outcome.kind.capitalize()}: {outcome.minutes:g} minutes, seed {outcome.seed}"
         sections[title] = [*_told(command), *_table(outcome)]
     if cases:
         sections[COUNTS] = [*_told(command), *_counted(cases, sections.get(COUNTS, []))]
     lines = [HEADER]
-    for title in (ONE, THREE, COUNTS):
-        if title in sections:
-            lines += [f"## {title}", "", *sections[title], ""]
+    for kind in (ONE, THREE, COUNTS):
+        for title in sections:
+            if title.startswith(kind):
+                lines += [f"## {title}", "", *sections[title], ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -77,7 +78,6 @@ def _told(command: str) -> list[str]:
 
 def _table(outcome: Outcome) -> list[str]:
     rows = [
-        ("faults for", f"{outcome.minutes:g} minutes, seed {outcome.seed}"),
         ("**violations**", f"**{len(outcome.violations)}**"),
         ("faults injected", str(sum(outcome.faults.values()))),
         *((f"· {name}", str(count)) for name, count in sorted(outcome.faults.items())),
