@@ -25,7 +25,7 @@ from tests.harness.patience import IS_TORTURE, count
 from tests.harness.processes import settings
 
 MEMORY_BYTES = 48 * 1024 * 1024  # what a flood may add to a runner of 80 MB
-TICKS = count(200_000, 1_000_000)
+TICKS = count(100_000, 1_000_000)
 OTHERS = 5  # tasks that get through beside a flood, at least; some hundred on a quiet machine
 LIMITS = TelemetryLimits()
 

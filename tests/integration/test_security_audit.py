@@ -26,7 +26,7 @@ from cas_events.agents.tree import list_tree
 from cas_events.domain.limits import LOG_BURST, LOG_PER_S
 from cas_events.errors import InvalidCommandError, PathNotFoundError, ToolFailedError
 from cas_events.runner.context import DONE, Awaitable, TaskContext, task_scope
-from tests.harness.patience import promised
+from tests.harness.patience import count, promised
 from tests.harness.wait import until
 
 # The planted secrets, put together here so that this file holds none of them.
@@ -77,7 +77,7 @@ class Recorder:
         self.outputs.append(value)
         return DONE
 
-    def log(self, level: str, message: str, metadata: Any) -> None:
+    def log(self, level: str, message: str, metadata: Any, *, origin: Any) -> None:
         self.logs.append((time.monotonic(), level, message, dict(metadata)))
 
     def findings(self) -> list[dict[str, Any]]:
@@ -200,25 +200,26 @@ async def test_the_same_tree_gives_the_same_result_and_single_agents_agree(tmp_p
     assert without_times(alone) == without_times(first)
 
 
-async def test_a_thousand_files_report_progress_per_batch(tmp_path) -> None:
-    for number in range(1000):
+async def test_many_files_report_progress_per_batch(tmp_path) -> None:
+    files = count(250, 1000)
+    for number in range(files):
         folder = tmp_path / f"p{number // 100}"
         folder.mkdir(exist_ok=True)
         (folder / f"m{number}.py").write_text("import os\n\nprint(os.name)\n" * 3 + f"assert {number}\n")
     result, recorder = await audit(tmp_path)
-    assert result["files"]["scanned"] == 1000
-    assert result["findings"]["by_tool"] == {"ruff": 1000, "bandit": 1000, "detect-secrets": 0}
+    assert result["files"]["scanned"] == files
+    assert result["findings"]["by_tool"] == {"ruff": files, "bandit": files, "detect-secrets": 0}
     assert result["findings"]["total"] == len(recorder.findings())
     assert result["remediations_truncated"] > 0
     fractions = [fraction for fraction, _ in recorder.progressed]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert sum("files scanned" in message for _, message in recorder.progressed) == 20
+    assert sum("files scanned" in message for _, message in recorder.progressed) == files // 50
     assert len(json.dumps(result)) < 256 * 1024
     # No line was over the runner's budget, so none was dropped.
     times = [at_s for at_s, *_ in recorder.logs]
-    for count, at_s in enumerate(times, start=1):
-        assert count <= LOG_BURST + LOG_PER_S * (at_s - times[0])
+    for lines, at_s in enumerate(times, start=1):
+        assert lines <= LOG_BURST + LOG_PER_S * (at_s - times[0])
 
 
 # --- input of every kind -------------------------------------------------------------------------------------------
