@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -287,11 +287,22 @@ async def query_file(
         ProjectionError: the file is not there, in use, or none of ours.
         QueryError: see `Queries.run`.
     """
+    async with reading(path, limits) as queries:
+        return (await queries.run(sql, params, limit=limit, as_of=as_of)).decoded()
+
+
+@asynccontextmanager
+async def reading(path: Path, limits: Limits | None = None) -> AsyncIterator[Queries]:
+    """Many queries of one file, which stands still meanwhile.
+
+    Raises:
+        ProjectionError: the file is not there, in use, or none of ours.
+    """
     file = await asyncio.to_thread(open_file, path, read_only=True)
     try:
         queries = Queries(file.cursor, events_stream=_events_stream(file, path), limits=limits)
         try:
-            return (await queries.run(sql, params, limit=limit, as_of=as_of)).decoded()
+            yield queries
         finally:
             queries.close()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cas_events.cli import doctor, look, rebuilding, resume, serve, start, tables, tree, up
+from cas_events.cli import doctor, look, rebuilding, resume, serve, start, tables, tree, up, verifying
 
 SERVE, START, LOOK = "Serve", "Start and stop tasks", "See what happened"
 
@@ -44,4 +44,5 @@ app.command("tail", rich_help_panel=LOOK)(look.tail)
 app.command("replay", rich_help_panel=LOOK)(look.replay)
 app.command("sql", rich_help_panel=LOOK)(tables.sql)
 app.command("rebuild", rich_help_panel=LOOK)(rebuilding.rebuild)
+app.command("verify", rich_help_panel=LOOK)(verifying.verify)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)

@@ -70,6 +70,7 @@ from cas_events.errors.tables import (
     OtherVersionError,
     ProjectionError,
     QueryError,
+    VerificationError,
 )
 from cas_events.errors.wire import BlobError, WireError
 
@@ -125,6 +126,7 @@ __all__ = [
     "ToolsMissingError",
     "TopologyMismatchError",
     "UnknownTaskError",
+    "VerificationError",
     "WireError",
     "WrongLastSequenceError",
 ]

@@ -63,6 +63,26 @@ class OtherLogError(ProjectionError):
     """The log is not the one that the tables were made from."""
 
 
+class VerificationError(ProjectionError):
+    """The tables are not what the log says, or the log is not what it may be.
+
+    Attributes:
+        differences: places where a table differs.
+        complaints: lifecycle events that the state machine does not allow.
+    """
+
+    def __init__(self, differences: int, complaints: int) -> None:
+        parts = (
+            [f"the tables differ from the log in {differences} places; `cas rebuild` makes them anew"]
+            if differences
+            else []
+        )
+        parts += [f"{complaints} lifecycle events are out of order in the log itself"] if complaints else []
+        super().__init__("; ".join(parts))
+        self.differences = differences
+        self.complaints = complaints
+
+
 class QueryError(ProjectionError):
     """A user's SQL was refused or failed.
 

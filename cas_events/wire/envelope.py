@@ -18,9 +18,9 @@ import msgspec
 from cas_events.domain.events import Event
 from cas_events.domain.limits import JSON_DEPTH_MAX
 from cas_events.errors import WireError
+from cas_events.wire.upcasters import DATAVERSION, upcast
 
 SPECVERSION = "1.0"
-DATAVERSION = 1
 
 _SOURCE = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 
@@ -158,6 +158,7 @@ def decode_event(data: bytes, *, seq: int, stream: str) -> Event:
     if envelope.specversion != SPECVERSION:
         raise WireError(f"{stream} {seq}: specversion {envelope.specversion!r} is not {SPECVERSION}")
     has_task = envelope.attempt > 0 or envelope.id == f"{envelope.subject}.0.{envelope.index}"
+    dataversion, members = upcast(envelope.type, envelope.dataversion, envelope.data)
     return Event(
         type=envelope.type,
         task_id=envelope.subject if has_task else "",
@@ -165,7 +166,7 @@ def decode_event(data: bytes, *, seq: int, stream: str) -> Event:
         attempt=envelope.attempt,
         index=envelope.index,
         time=moment,
-        data=envelope.data,
+        data=members,
         seq=seq,
         stream=stream,
         id=envelope.id,
@@ -173,5 +174,5 @@ def decode_event(data: bytes, *, seq: int, stream: str) -> Event:
         correlation_id=envelope.correlationid,
         parent_id=envelope.parentid,
         causation_id=envelope.causationid,
-        dataversion=envelope.dataversion,
+        dataversion=dataversion,
     )
