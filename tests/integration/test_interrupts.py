@@ -296,6 +296,24 @@ async def test_cancel_of_a_waiting_task_is_at_once(cas: Client, make_runner) -> 
     assert names_of(await lifecycle(cas, "approve", "c")) == [*ASKED, "cancelled"]
 
 
+async def test_a_cancel_wins_over_a_stored_answer(cas: Client, make_runner) -> None:
+    def make() -> Runner:
+        runner: Runner = make_runner()
+        runner.register("approve", graph(ask=asking("ok?")))
+        return runner
+
+    async with running(cas, make()):
+        task = await cas.submit_task("approve", task_id="both")
+        [question] = await asked(cas, "both")
+    assert await cas.cancel_task("both") == "requested"
+    assert await cas.resume_task("both", question.id, True) == "accepted"
+    async with running(cas, make()):
+        result = await asyncio.wait_for(task.result(), 20)
+
+    assert result.status == "cancelled"
+    assert names_of(await lifecycle(cas, "approve", "both")) == [*ASKED, "cancelled"]
+
+
 async def test_execute_waits_through_a_question_and_stream_shows_it(cas: Client, make_runner) -> None:
     runner: Runner = make_runner()
     runner.register("approve", graph(ask=asking("ok?")))

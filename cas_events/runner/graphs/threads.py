@@ -54,16 +54,21 @@ async def open_saver(attempt: Attempt, thread_id: str) -> JetStreamSaver:
         place.saver = JetStreamSaver.on(place.js, place.names)
     saver: JetStreamSaver = place.saver
 
+    displaced: list[Fence] = []
+
     async def has_ended(holder: Fence) -> bool:
+        displaced.append(holder)
         last = await place.ledger.last(holder.agent, holder.task)
         return last is None or last.is_terminal
 
     fence = Fence(agent=facts.agent_id, task=facts.task_id, started_seq=attempt.fence_seq)
     held = await saver.acquire(thread_id, fence, displace=has_ended)
-    # The fence may have been moved by an attempt that is over: the task's own lock has the last word.
-    last = await place.ledger.last(facts.agent_id, facts.task_id)
-    if last is None or last.seq != attempt.fence_seq:
-        raise CheckpointFencedError(thread_id, "a later attempt")
+    if displaced:
+        # Of one task the later attempt wins by itself. But an attempt that is over could displace a task that came
+        # after its own, and ended: its task's lock has the last word.
+        last = await place.ledger.last(facts.agent_id, facts.task_id)
+        if last is None or last.seq != attempt.fence_seq:
+            raise CheckpointFencedError(thread_id, "a later attempt")
     return held
 
 
@@ -94,6 +99,9 @@ class Thread:
         Raises:
             TaskInterruptedError: it stands before a breakpoint that nobody has answered.
         """
+        if attempt.number == 1:  # Nothing on the thread can be this task's.
+            await self._undo(attempt, saver)
+            return input_
         newest = await saver.aget_tuple({"configurable": {"thread_id": self.thread_id, "checkpoint_ns": ""}})
         if newest is None or newest.metadata.get(TASK_RUN) != self._task_id:
             await self._undo(attempt, saver)
