@@ -98,6 +98,7 @@ async def test_a_paused_runner_is_fenced_and_leaves_its_successor_alone(
             )
             enough.touch()
             fleet.replace(place)
+            await fleet.until_up()  # or there is nobody to take over in the next turn
             history = await at_rest(fleet.url, fleet.deployment)
             assert attempts(history, task.task_id) == [1, 2, 3]
             assert late_words(history), "the paused runner spoke after its successor had begun"
