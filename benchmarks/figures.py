@@ -170,6 +170,9 @@ def from_replay(report: dict[str, Any]) -> list[Figure]:
                 n=1,
             )
         )
+        rows.append(
+            Figure(name=f"projector memory, {count:,} events", unit="MB", ours=size["projector_rss_mb"], n=1)
+        )
     lag = report.get("lag")
     if lag:
         for word, limit in (("p50", 60.0), ("p99", 250.0)):
@@ -185,3 +188,24 @@ def from_replay(report: dict[str, Any]) -> list[Figure]:
                 )
             )
     return rows
+
+
+def from_asking(report: dict[str, Any]) -> list[Figure]:
+    """The figures of questions to large tables."""
+    if not report:
+        return []
+    rows = [
+        _limited(
+            f"cas_tasks as of the middle of {log['events']:,} events{which}", log["cas_tasks_ms"], 1_000.0, 5
+        )
+        for which, log in (("", report["as_of"]), (", all tasks open", report["as_of_open_tasks"]))
+    ]
+    lookup = report["lookup"]
+    for word in ("p50", "p99"):
+        name = f"task by its id among {lookup['tasks']:,}, {word}"
+        rows.append(_limited(name, lookup[f"{word}_ms"], 5.0, lookup["n"]))
+    return rows
+
+
+def _limited(name: str, ms: float, limit: float, n: int) -> Figure:
+    return Figure(name=name, unit="ms", ours=ms, goal=f"≤ {limit:,g} ms", is_met=ms <= limit, n=n)

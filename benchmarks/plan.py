@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-MEASUREMENTS = ("noop", "throughput", "tick", "cancel", "graph", "publish", "checkpoints", "replay")
+MEASUREMENTS = ("noop", "throughput", "tick", "cancel", "graph", "publish", "checkpoints", "replay", "asking")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +26,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         window: messages in flight of a publisher.
         replays: lengths of the logs that the projector replays.
         lag_s: how long the lag of a live projector is measured.
+        asked_events: length of the log of which the past is asked.
+        asked_tasks: tasks among which one is looked up.
     """
 
     sequential: int = 200
@@ -42,6 +44,8 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 4_000
     replays: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     lag_s: float = 10.0
+    asked_events: int = 1_000_000
+    asked_tasks: int = 1_000_000
 
 
 QUICK = Sizes(
@@ -55,6 +59,8 @@ QUICK = Sizes(
     events=20_000,
     replays=(10_000, 100_000),
     lag_s=5.0,
+    asked_events=100_000,
+    asked_tasks=100_000,
 )
 
 

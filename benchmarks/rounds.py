@@ -98,10 +98,21 @@ async def replay(sizes: Sizes, say: Say) -> dict[str, Any]:
     """What the projector's own benchmark says; it starts a server of its own."""
     say("replay")
     events = ",".join(map(str, sizes.replays))
-    arguments = ("benchmarks.replay", "--events", events, "--live-s", str(sizes.lag_s))
+    return await _report_of("benchmarks.replay", "--events", events, "--live-s", str(sizes.lag_s))
+
+
+async def asking(sizes: Sizes, say: Say) -> dict[str, Any]:
+    """What questions to large tables take, without a server."""
+    say("asking")
+    events, tasks = str(sizes.asked_events), str(sizes.asked_tasks)
+    return await _report_of("benchmarks.asking", "--events", events, "--tasks", tasks)
+
+
+async def _report_of(*arguments: str) -> dict[str, Any]:
+    """The JSON document that a benchmark in a process of its own prints."""
     async with child(*arguments) as process, asyncio.timeout(REPLAY_TIMEOUT_S):
         said, _ = await process.communicate()
     if process.returncode:
-        raise ChildFailedError(f"benchmarks.replay ended with exit code {process.returncode}")
+        raise ChildFailedError(f"{arguments[0]} ended with exit code {process.returncode}")
     report: dict[str, Any] = json.loads(said)
     return report

@@ -291,7 +291,7 @@ def _after(messages: Sequence[StoredMessage], seq: int) -> Sequence[StoredMessag
 def _failed(reached: Positions, error: Exception) -> ProjectionError:
     return ProjectionError(
         f"the projection cannot be written at command {reached.commands}, event {reached.events}: {_line(error)}; "
-        f"nothing of that batch is stored, and a restart goes on before it"
+        f"nothing of that batch is stored, and a projector that is started again, with room on the disk, goes on before it"
     )
 
 
