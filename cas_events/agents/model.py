@@ -73,8 +73,6 @@ async def consult(
     try:
         async with asyncio.timeout(ANSWER_S):
             text = await _streamed(model, messages)
-    except (InvalidCommandError, ToolsMissingError):
-        raise
     except Exception as error:  # Of a type of the provider's own.
         raise _failure(shown, error) from None
     try:

@@ -19,7 +19,14 @@ from cas_events.agents.feature_development.code import improve, write_module, wr
 from cas_events.agents.feature_development.plan import Plan, make_plan
 from cas_events.agents.feature_development.spec import Spec, check_spec, parse_signature
 from cas_events.agents.feature_development.verdict import Finding, TestReport, failed_examples
-from cas_events.agents.feature_development.work import Version, diff, module_file, scratch, tests_file
+from cas_events.agents.feature_development.work import (
+    Version,
+    diff,
+    module_file,
+    require_tools,
+    scratch,
+    tests_file,
+)
 from cas_events.agents.process import run_module
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.errors import ToolFailedError
@@ -86,6 +93,7 @@ async def developer(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any
 
     Raises:
         InvalidCommandError: it is no specification.
+        ToolsMissingError: the extra ``demo`` is not installed.
     """
     spec = check_spec(read_input(Spec, input.get("spec")))
     plan = input.get("plan") or to_json_value(make_plan(spec))
@@ -100,6 +108,7 @@ def _known(input: Mapping[str, Any]) -> dict[str, Any]:
 
 async def develop(ctx: TaskContext, work: Assignment, *, model: BaseChatModel | None = None) -> Version:
     """One version; its difference from the last is a partial output."""
+    require_tools()
     spec, last = work.spec, work.version
     choices = {} if last is None else last.choices
     if last is not None and work.report is not None:

@@ -15,11 +15,18 @@ from langgraph.graph.state import CompiledStateGraph
 from cas_events.agents.feature_development.analyst import specify
 from cas_events.agents.feature_development.developer import Assignment, develop
 from cas_events.agents.feature_development.planner import draw_up
-from cas_events.agents.feature_development.qa import Case, require_tools, review
+from cas_events.agents.feature_development.qa import Case, review
 from cas_events.agents.feature_development.spec import Spec
 from cas_events.agents.feature_development.tester import run_tests
 from cas_events.agents.feature_development.verdict import Verdict
-from cas_events.agents.feature_development.work import FeatureInput, Version, deliver, diff, existing
+from cas_events.agents.feature_development.work import (
+    FeatureInput,
+    Version,
+    deliver,
+    diff,
+    existing,
+    require_tools,
+)
 from cas_events.agents.progress import Progress, share
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.runner.context import current_task

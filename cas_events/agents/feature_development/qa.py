@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,17 +12,15 @@ from cas_events.agents import model as models
 from cas_events.agents.feature_development.plan import Plan
 from cas_events.agents.feature_development.spec import Spec
 from cas_events.agents.feature_development.verdict import COMPLEXITY_MAX, TestReport, Verdict, judge
-from cas_events.agents.feature_development.work import Version, module_file, scratch
+from cas_events.agents.feature_development.work import Version, module_file, require_tools, scratch
 from cas_events.agents.process import run_module
 from cas_events.agents.values import read_input, to_json_value
-from cas_events.errors import ToolsMissingError
 from cas_events.runner.context import TaskContext
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 TOOL_S = 60.0
-TOOLS = ("ruff", "radon", "coverage", "pytest")
 
 _RUFF = (
     *("check", "--isolated", "--no-cache", "--exit-zero", "--output-format=json", "--line-length=110"),
@@ -65,6 +62,7 @@ async def qa(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:
 
 async def review(ctx: TaskContext, case: Case, *, model: BaseChatModel | None = None) -> Verdict:
     """The verdict; every finding is a log line."""
+    require_tools()
     name = module_file(case.spec)
     async with scratch({name: case.version.files[name]}) as folder, asyncio.TaskGroup() as group:
         lint = group.create_task(run_module("ruff", [*_RUFF, name], timeout_s=TOOL_S, folder=folder))
@@ -85,14 +83,3 @@ async def review(ctx: TaskContext, case: Case, *, model: BaseChatModel | None = 
     prompt = models.read_prompt(__package__, "qa")
     answer = await models.consult(ctx, prompt, Review, {"source": case.version.files[name]}, model=model)
     return verdict if answer is None else msgspec.structs.replace(verdict, comments=answer.comments)
-
-
-def require_tools() -> None:
-    """Make sure that the tools are there before any work starts.
-
-    Raises:
-        ToolsMissingError: at least one is not installed.
-    """
-    missing = [name for name in TOOLS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ToolsMissingError(missing, extra="demo")

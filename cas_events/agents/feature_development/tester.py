@@ -15,7 +15,13 @@ import msgspec
 
 from cas_events.agents.feature_development.spec import Spec
 from cas_events.agents.feature_development.verdict import TestReport, read_outcomes
-from cas_events.agents.feature_development.work import Version, module_file, scratch, tests_file
+from cas_events.agents.feature_development.work import (
+    Version,
+    module_file,
+    require_tools,
+    scratch,
+    tests_file,
+)
 from cas_events.agents.process import run_module
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.errors import ToolFailedError
@@ -57,6 +63,7 @@ async def tester(ctx: TaskContext, input: Mapping[str, Any]) -> dict[str, Any]:
 
 async def run_tests(ctx: TaskContext, spec: Spec, version: Version) -> TestReport:
     """What the tests say of a version; a run that does not end is a report, too."""
+    require_tools()
     lines: list[str] = []
 
     def tell(line: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import importlib.util
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -19,9 +20,10 @@ import msgspec
 
 from cas_events.agents.feature_development.code import Choice
 from cas_events.agents.feature_development.spec import Spec
-from cas_events.errors import InvalidCommandError
+from cas_events.errors import InvalidCommandError, ToolsMissingError
 
 Files = dict[str, str]
+TOOLS = ("ruff", "radon", "coverage", "pytest")
 
 
 class FeatureInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +58,17 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     choices: dict[str, Choice]
     by: Literal["model", "rules"] = "rules"
     changed: bool = True
+
+
+def require_tools() -> None:
+    """Make sure that the tools are there before any work starts.
+
+    Raises:
+        ToolsMissingError: at least one is not installed.
+    """
+    missing = [name for name in TOOLS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ToolsMissingError(missing, extra="demo")
 
 
 def module_file(spec: Spec) -> str:
