@@ -9,6 +9,7 @@ Nothing here retries.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import uuid
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from cas_events.errors import NoRespondersError, ServerError, StreamUnavailableError
 from cas_events.jetstream.api import JetStream, PubAck, decode_ack
-from cas_events.jetstream.messages import build_header
+from cas_events.jetstream.messages import Message, build_header
 
 BATCH_MESSAGES_MAX = 1000
 # Too many open batches, or one that the server gave up: nothing of it was stored, and it may be sent anew.
@@ -67,12 +68,12 @@ async def append_each(js: JetStream, messages: Sequence[Outgoing], *, timeout_s:
     Raises:
         ServerError: as `append_together`, for the first one that failed; the others may be stored.
     """
-    answers = [
-        js.connection.request(
-            each.subject, each.payload, header=build_header(each.headers), timeout_s=timeout_s
-        )
-        for each in messages
-    ]
+    answers = []
+    for each in messages:
+        header = build_header(each.headers)
+        answer = js.connection.request(each.subject, each.payload, header=header, timeout_s=timeout_s)
+        answer.add_done_callback(_look_at)
+        answers.append(answer)
     failure: BaseException | None = None
     for subject, answer in zip((each.subject for each in messages), answers, strict=True):
         try:
@@ -88,3 +89,9 @@ async def append_each(js: JetStream, messages: Sequence[Outgoing], *, timeout_s:
 def _header(message: Outgoing, batch: str, number: int, *more: tuple[str, str]) -> bytes:
     own = (("Nats-Batch-Id", batch), ("Nats-Batch-Sequence", str(number)), *more)
     return build_header((*message.headers, *own))
+
+
+def _look_at(answer: asyncio.Future[Message]) -> None:
+    """Whoever waits may be gone, or have seen another failure first; this one is then nobody's."""
+    if not answer.cancelled():
+        answer.exception()

@@ -102,9 +102,8 @@ class FencedWriter:
         group.future.add_done_callback(_look_at)
         self._queue.append(group)
         if self._flushing is None:
-            self._flushing = self._stream.loop.create_task(self._flush())
-        # Whoever loses interest does not stop what others wait for.
-        await asyncio.shield(group.future)
+            self._flushing = self._stream.start(self._flush())
+        await group.future  # It is this caller's alone: who is cancelled does not stop what is on its way.
 
     async def take(self) -> None:
         """Move the fence now, again if it is this writer's already: every other view of the thread is void then."""
@@ -163,6 +162,7 @@ class FencedWriter:
                         continue
                     raise await self._fenced() from error
                 failure: Exception = error
+                self._stream.look_again()  # There may be more copies than there were.
             except (ConnectionLostError, NotConnectedError) as error:
                 failure = error
             except RefusedError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -76,6 +76,7 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         self._patience_s = patience_s
         self.shared = Shared()
         self.held: View | None = None
+        self._allowing: tuple[Collection[tuple[str, ...]], BaseCheckpointSaver[str]] | None = None
 
     @classmethod
     def on(
@@ -110,9 +111,21 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Wait, for a few seconds, for what is being stored, and close the connection if it is the saver's own."""
+        if self.shared.stream is not None:
+            await self.shared.stream.close()
         connection, self.shared.connection = self.shared.connection, None
         if connection is not None:
             await connection.close()
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> BaseCheckpointSaver[str]:
+        """A copy that constructs more types; LangGraph asks for it at every run, with the same set of its graph."""
+        if self._allowing is None or self._allowing[0] is not extra_allowlist:
+            self._allowing = (extra_allowlist, super().with_allowlist(extra_allowlist))
+        return self._allowing[1]
 
     # --- the fence
 
@@ -143,7 +156,7 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
 
     def _holding(self, view: View) -> JetStreamSaver:
         held = copy.copy(self)
-        held.held = view
+        held.held, held._allowing = view, None  # noqa: SLF001 - its own
         return held
 
     # --- reading

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -62,6 +62,26 @@ class CheckpointStream:
         self.loop = asyncio.get_running_loop()
         self._stream = names.checkpoints
         self._reads = DecidingReads(js.connection, self._stream)
+        self._look_at_s = 0.0
+        self._work: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run what outlives the call that needs it; `close` waits for it."""
+        task = self.loop.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Wait for what is on its way, and end what is not done in time."""
+        if self._work:
+            _, late = await asyncio.wait(self._work, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def look_again(self) -> None:
+        """What is known of the stream may not be true any more."""
         self._look_at_s = 0.0
 
     def thread(self, thread_id: str) -> ThreadSubjects:
