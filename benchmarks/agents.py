@@ -9,6 +9,10 @@ from typing import Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 
 from cas_events import Runner, TaskContext
+from cas_events.runner.graphs.events import StreamEvents
+from cas_events.runner.graphs.opening import open_graph, settled
+from cas_events.runner.graphs.running import _Run
+from cas_events.runner.graphs.threads import Thread, open_saver
 
 runner = Runner()
 # Tasks that run until they are cancelled. Open pulls reserve places, so there are more than tasks should run at once.
@@ -52,3 +56,30 @@ graph.add_node("node", node)
 graph.add_edge(START, "node")
 graph.add_edge("node", END)
 runner.register("graph", graph)
+
+
+five: Any = StateGraph(State)
+for number, before in enumerate([START, *(f"node-{number}" for number in range(4))]):
+    five.add_node(f"node-{number}", node)
+    five.add_edge(before, f"node-{number}")
+five.add_edge("node-4", END)
+runner.register("five", five)
+compiled = settled(five)
+
+
+class Unseen(StreamEvents):
+    """Takes no part of the stream."""
+
+    def __init__(self, context: TaskContext) -> None:
+        super().__init__(context)
+        self.modes, self.callbacks = (), []
+
+
+@runner.agent("five-unseen")
+async def five_unseen(ctx: TaskContext, input: Any) -> Any:
+    """The same graph as the runner runs it, but that its stream gives no events: no steps, no outputs."""
+    assert ctx.held is not None
+    thread = Thread(ctx)
+    saver = await open_saver(ctx.held, thread.thread_id)
+    async with open_graph(compiled, checkpointer=saver) as opened:
+        return await _Run(opened, thread, Unseen(ctx)).on_thread(ctx.held, saver, input)

@@ -32,6 +32,7 @@ async def tasks(plan: Plan) -> None:
             result["tick_ms"] = await _ticks_ms(cas, plan)
         if "graph" in plan.wanted:
             result["graph_ms"] = await _graphs_ms(cas, plan)
+            result["five_ms"], result["five_unseen_ms"] = await _streaming_ms(cas, plan)
     say_result(result)
 
 
@@ -59,6 +60,19 @@ async def _graphs_ms(cas: Client, plan: Plan) -> list[float]:
         assert result.output == {"value": 1}, (task_id, result)
 
     return await latencies_ms(run, "g", plan.sizes.graphs)
+
+
+async def _streaming_ms(cas: Client, plan: Plan) -> tuple[list[float], list[float]]:
+    """Latencies of a graph whose stream becomes events, and of the same one without its stream, in turns."""
+    seen: list[float] = []
+    unseen: list[float] = []
+    for _ in range(plan.sizes.graphs):
+        for agent, measured in (("five", seen), ("five-unseen", unseen)):
+            began_s = time.perf_counter()
+            result = await cas.execute_task(agent, {"value": 0})
+            measured.append((time.perf_counter() - began_s) * 1000)
+            assert result.output == {"value": 1}, result
+    return seen, unseen
 
 
 async def _cancels_ms(cas: Client, plan: Plan) -> list[float]:

@@ -81,6 +81,15 @@ def from_rounds(rounds: Sequence[Round]) -> list[Figure]:
         _row(rounds, "checkpointed run in process, 1 node, p50", "ms", "checkpoint_1_ms", p50, goal=2.5),
         _row(rounds, "checkpointed run in process, 5 nodes, p50", "ms", "checkpoint_5_ms", p50, goal=2.5),
         _row(rounds, "checkpointed runs, 1 node, 50 at once", "1/s", "checkpoints_per_s", float, limit=300.0),
+        _row(
+            _against_itself(rounds, "five_unseen_ms"),
+            "5-node graph with events, against without, p50",
+            "ms",
+            "five_ms",
+            p50,
+            floor=("five_unseen_ms", p50),
+            goal=1.2,
+        ),
         *(
             _row(rounds, f"CPU of the {process} per no-op task", "µs", "cpu_us", _of(process))
             for process in ("worker", "client", "server")
@@ -91,6 +100,11 @@ def from_rounds(rounds: Sequence[Round]) -> list[Figure]:
         ),
     ]
     return [row for row in rows if row is not None]
+
+
+def _against_itself(rounds: Sequence[Round], key: str) -> list[Round]:
+    """The rounds with one measurement of ours in the place of the floor."""
+    return [{**each, "floor": {key: each["ours"][key]}} for each in rounds if key in each["ours"]]
 
 
 def _of(process: str) -> Callable[[Any], float]:

@@ -111,6 +111,8 @@ figure is the median of the rounds, and so is a ratio; the column beside it has 
 - **LangGraph task**: a graph with one node; compared with the floor's no-op task.
 - **Checkpointed run**: `graph.ainvoke` on a new thread in one process, without our runner; ours keeps checkpoints with
   `JetStreamSaver`, the floor with LangGraph's `InMemorySaver`, which keeps nothing.
+- **5-node graph**: the task's latency with its stream turned into events, compared with the same graph whose stream
+  gives none; the two take turns.
 - **Replay and lag**: `benchmarks/replay.py`; replay is compared with a reader that does nothing.
 - **Load** well above three means that others used the machine, too: then only CPU and, with more rounds, ratios say
   anything.
