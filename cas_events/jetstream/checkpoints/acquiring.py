@@ -17,11 +17,13 @@ async def acquired(
     thread_id: str,
     fence: Fence,
     displace: Callable[[Fence], Awaitable[bool]] | None,
+    *,
+    is_likely_new: bool = False,
 ) -> View:
     """A view that holds the fence; arguments and errors are those of `JetStreamSaver.acquire`."""
     subject = stream.thread(thread_id).fence
     for race in range(_RACES_MAX):
-        found = await stream.last(subject)
+        found = None if is_likely_new and race == 0 else await stream.last(subject)
         if found is not None:
             await _check(thread_id, decode_fence(found.data), fence, displace)
         view = View(stream, thread_id, found.seq if found is not None else 0, fence=fence)

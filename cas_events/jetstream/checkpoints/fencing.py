@@ -66,6 +66,8 @@ class FencedWriter:
     Attributes:
         fence_seq: the fence as this writer knows it.
         is_holder: whether this writer has moved it there.
+        is_first: whether nobody had the fence before this writer, which has stored nothing else yet: the thread is
+            empty, since nothing is stored in one without a fence.
         error: why nothing more can be written; None while all is well.
     """
 
@@ -80,6 +82,7 @@ class FencedWriter:
     ) -> None:
         self.fence_seq = fence_seq
         self.is_holder = False
+        self.is_first = False
         self.error: CheckpointFencedError | None = None
         self._stream = stream
         self._subjects = subjects
@@ -98,6 +101,7 @@ class FencedWriter:
         """
         if self.error is not None:
             raise self.error
+        self.is_first = False
         group = _Group(messages, self._stream.loop.create_future())
         group.future.add_done_callback(_look_at)
         self._queue.append(group)
@@ -111,7 +115,9 @@ class FencedWriter:
             await asyncio.wait([self._flushing])
         self.is_holder = False
         self._fence = msgspec.structs.replace(self._fence, writer=uuid.uuid4().hex)
+        was_unfenced = self.fence_seq == 0
         await self.store([])
+        self.is_first = was_unfenced
 
     async def _flush(self) -> None:
         """Send until nothing waits. What cannot be stored fails together with all that waits behind it."""

@@ -135,6 +135,7 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         fence: Fence,
         *,
         displace: Callable[[Fence], Awaitable[bool]] | None = None,
+        is_likely_new: bool = False,
     ) -> JetStreamSaver:
         """Take a thread for a task's attempt (PROTOCOL section 9).
 
@@ -142,6 +143,7 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
             thread_id: the thread.
             fence: the task, and the sequence of the ``started`` that this attempt is.
             displace: asked whether another task's fence may be displaced, because that task has ended; None: never.
+            is_likely_new: try first as if nobody had ever had the thread, which saves a read if that is so.
 
         Returns:
             A copy of this saver for this attempt's graph; everything that it stores in the thread is stored under this
@@ -151,7 +153,7 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
             CheckpointFencedError: a newer attempt of the task has the thread.
             ThreadBusyError: another task has it.
         """
-        view = await acquired(self.stream, thread_id, fence, displace)
+        view = await acquired(self.stream, thread_id, fence, displace, is_likely_new=is_likely_new)
         return self._holding(view)
 
     def _holding(self, view: View) -> JetStreamSaver:
@@ -182,6 +184,8 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         """A checkpoint and the view for what will be written on top of it; in the saver's own loop."""
         stream, thread_id, ns = self.stream, thread_of_config(config), ns_of_config(config)
         thread, checkpoint_id = stream.thread(thread_id), get_checkpoint_id(config)
+        if self.held is not None and self.held.thread_id == thread_id and self.held.writer.is_first:
+            return None, self.held
         records = thread.record(ns, checkpoint_id) if checkpoint_id else thread.records(ns)
         fence, message = await stream.fence_and_last(thread.fence, records)
         view = self.view_of_reader(thread_id, ns, fence.seq if fence is not None else 0, known, owner)

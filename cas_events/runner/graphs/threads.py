@@ -62,7 +62,9 @@ async def open_saver(attempt: Attempt, thread_id: str) -> JetStreamSaver:
         return last is None or last.is_terminal
 
     fence = Fence(agent=facts.agent_id, task=facts.task_id, started_seq=attempt.fence_seq)
-    held = await saver.acquire(thread_id, fence, displace=has_ended)
+    # A first attempt is the first to use the thread that is named after its task.
+    is_likely_new = attempt.number == 1 and thread_id == facts.task_id
+    held = await saver.acquire(thread_id, fence, displace=has_ended, is_likely_new=is_likely_new)
     if displaced:
         # Of one task the later attempt wins by itself. But an attempt that is over could displace a task that came
         # after its own, and ended: its task's lock has the last word.
