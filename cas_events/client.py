@@ -20,7 +20,7 @@ from cas_events.follow import EventStream
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
-from cas_events.replay import replay_events
+from cas_events.reading import Choice, FollowFrom, ReplayOptions, follow, replay
 from cas_events.results import TaskResult, result_from
 from cas_events.session import CancelAnswer, Session, Task
 from cas_events.settings import Settings
@@ -198,26 +198,60 @@ class Client:
         return (await self._session.js.stream_info(self._session.names.events)).state.last_seq
 
     def replay(
-        self, *, task_id: str | None = None, agent: str | None = None, from_seq: int = 1, follow: bool = False
+        self,
+        *,
+        task_id: str | None = None,
+        agent: str | None = None,
+        type: str | None = None,
+        from_seq: int = 1,
+        follow: bool = False,
+        **options: Unpack[ReplayOptions],
     ) -> AsyncIterator[Event]:
-        """Read the log, oldest first.
+        """Read the log, oldest first, in the order in which it was stored.
 
         Args:
             task_id: only this task's events.
             agent: only this agent's events.
+            type: only events of this type, such as ``cas.log``; ``cas.task.*`` for all that begin so.
             from_seq: sequence to start at.
             follow: go on with new events instead of ending at what was the last one at the call.
+            options: see `ReplayOptions`.
         """
-        session = self._session
-        return replay_events(
-            session.connection,
-            session.js,
-            session.names,
-            task_id=task_id,
-            agent_id=agent,
-            from_seq=from_seq,
-            follow=follow,
-        )
+        choice = Choice(task_id=task_id, agent=agent, type=type)
+        return replay(self._session, choice, from_seq=from_seq, follow=follow, options=options)
+
+    def follow(
+        self,
+        *,
+        task_id: str | None = None,
+        agent: str | None = None,
+        workflow: str | None = None,
+        type: str | None = None,
+        after: int | None = None,
+        from_: FollowFrom | None = None,
+    ) -> AsyncIterator[Event]:
+        """Follow the log, live and stored without gap or duplicate, whatever happens to server, runner or connection.
+
+        Of one task: its events and outputs in the order of (attempt, index), ending with the terminal one. Of a
+        workflow (a task and all its descendants): until all of them have ended. Otherwise without end; these come in
+        the order of the log, with ``type="cas.output"`` for outputs. What retention took is an item of type
+        ``cas.gap``, see `Event`. Any number of followers of one client cost the server no consumer.
+
+        Args:
+            task_id: only this task.
+            agent: only this agent.
+            workflow: only this task and its descendants.
+            type: only events of this type, such as ``cas.log``; ``cas.task.*`` for all that begin so.
+            after: the sequence of the last event that was seen, to go on behind it.
+            from_: ``now``, ``start`` or the sequence of the first event; the default is ``start`` for a task or a
+                workflow and ``now`` otherwise.
+
+        Raises:
+            UnknownTaskError: the task or the workflow is not in the log.
+            ValueError: more than one of task, agent and workflow, or both a cursor and a start.
+        """
+        choice = Choice(task_id=task_id, agent=agent, workflow=workflow, type=type)
+        return follow(self._session, choice, after=after, from_=from_)
 
     async def sql(
         self,

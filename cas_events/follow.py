@@ -1,7 +1,8 @@
-"""Following one task: its result, or all its events in order, live or late.
+"""Following one task: all its events, once and in order, live or late (promise 6).
 
-`ResultWaiter` wants only the terminal event. `EventStream` wants everything, once and in order (promise 6); the
-order is decided by the pure ``domain.follow.Sequencer``, this module feeds it from live messages and from the log.
+The order is decided by the pure ``domain.follow.Sequencer``; this module feeds it from live messages and from the log.
+Memory is bounded: the log is read in pages, no further than the reader of the stream can keep up with, and live
+messages that nobody takes are left to the log.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Self
 
-from cas_events.domain.events import Event
-from cas_events.domain.follow import Gap, Key, Sequencer
+from cas_events.domain.events import GAP, Event
+from cas_events.domain.follow import Gap, Sequencer
 from cas_events.errors import NotConnectedError, WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Message
-from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
 from cas_events.live import LiveHub
+from cas_events.task_log import TaskLog
 from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
 
@@ -30,80 +30,14 @@ _log = logging.getLogger(__name__)
 HOLE_PATIENCE_S = 0.2
 # No publisher tries longer than this to store an event, so an older hole stays one.
 HOLE_FINAL_S = 35.0
+_NEVER = datetime.min.replace(tzinfo=UTC)
 BUFFERED_EVENTS_MAX = 10_000
-_STARTED = b'"type":"cas.task.started"'
-_HEAD_BYTES = 200  # our envelopes begin with specversion, id and type; data comes later than this
-
-
-class ResultWaiter:
-    """Waits for one task's terminal event.
-
-    Args:
-        hub: the client's live subscriptions.
-        js: its JetStream.
-        names: of the deployment.
-        agent_id: the task's agent.
-        task_id: the task.
-    """
-
-    wants_all = False
-
-    def __init__(self, hub: LiveHub, js: JetStream, names: Names, agent_id: str, task_id: str) -> None:
-        self._hub = hub
-        self._js = js
-        self._names = names
-        self.agent_id = agent_id
-        self.task_id = task_id
-        self._terminal: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-
-    def __enter__(self) -> Self:
-        self._hub.add(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hub.remove(self)
-        self._terminal.cancel()
-
-    async def wait(self) -> Event:
-        """The terminal event."""
-        return await self._terminal
-
-    def receive(self, message: Message) -> None:
-        """Take a live message."""
-        if _STARTED in message.data[:_HEAD_BYTES]:
-            return  # Every task's first event, and never what is waited for: not worth decoding.
-        self._offer(message.data, seq=int(message.header_value("Nats-Sequence") or 0))
-
-    def end(self) -> None:
-        """The client is closed: nothing comes any more."""
-        if not self._terminal.done():
-            self._terminal.set_exception(
-                NotConnectedError(f"the client was closed while task {self.task_id} went on")
-            )
-            self._terminal.exception()  # Nobody has to wait for it.
-
-    async def look(self) -> None:
-        """Read the task's last lifecycle event."""
-        if self._terminal.done():
-            return
-        subject = self._names.lifecycle(self.agent_id, self.task_id)
-        message = await self._js.last_message(self._names.events, subject)
-        if message is not None:
-            self._offer(message.data, seq=message.seq)
-
-    def _offer(self, data: bytes, *, seq: int) -> None:
-        try:
-            event = decode_event(data, seq=seq, stream=self._names.events)
-        except WireError as error:
-            _log.warning("ignored a foreign message of task %s: %s", self.task_id, error)
-            return
-        # A rejected duplicate is what the second user of an id waits for, too.
-        if (event.is_terminal or event.is_duplicate_rejection) and not self._terminal.done():
-            self._terminal.set_result(event)
+# With so many events that nobody has taken yet, the log is not read on.
+READ_AHEAD_EVENTS = 1_000
 
 
 class EventStream(AsyncIterator[Event]):
-    """All events of one task, ending with the terminal one.
+    """All events of one task, ending with the terminal one; an item of type ``cas.gap`` stands for what is missing.
 
     Dropping the iterator leaves nothing behind; `aclose` does so at once.
 
@@ -135,7 +69,8 @@ class EventStream(AsyncIterator[Event]):
         self.task_id = task_id
         self._begin: Callable[[EventStream], Awaitable[None]] | None = begin
         self._sequencer = Sequencer()
-        self._next_seq = {names.events: 0, names.output: 1}
+        self._stored = TaskLog(js, names, agent_id, task_id)
+        self._gaps_told = 0
         self._ready: deque[Event] = deque()
         self._wakeup: asyncio.Future[None] | None = None
         self._looking = asyncio.Lock()
@@ -148,36 +83,22 @@ class EventStream(AsyncIterator[Event]):
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
-        """What is missing among the events so far: outputs that retention took, telemetry that the server refused."""
+        """What is missing among the events so far: outputs that retention took, telemetry that the server refused.
+
+        Each is also an item of the stream, of type ``cas.gap``, before the event that follows it; see `Event`.
+        """
         return tuple(self._sequencer.gaps)
 
     # --- the iterator ----------------------------------------------------------------------------------------------------
 
     async def resume_after(self, seq: int) -> None:
         """Deliver only what follows what the task had stored at this `CAS_EVENTS` sequence; 0 for everything."""
-        if seq > 0 and not self._is_closed:
-            self._sequencer = Sequencer(after=await self._key_at(seq))
-
-    async def _key_at(self, seq: int) -> Key | None:
-        """The (attempt, index) of the event there; of the task's last one before it if it is somebody else's."""
-        stream = self._names.events
-        there = await self._js.message(stream, seq)
-        event = None if there is None else _decoded(there)
-        if event is not None and (event.agent_id, event.task_id) == (self.agent_id, self.task_id):
-            return event.attempt, event.index
-        key, from_seq, more = None, 1, True
-        while more:
-            subject_filter = self._names.event("*", self.agent_id, self.task_id)
-            messages, more = await self._js.direct_batch(stream, subject_filter, from_seq=from_seq)
-            for message in messages:
-                if message.seq > seq:
-                    return key
-                event = _decoded(message)
-                if event is not None:
-                    key = max(key or (0, 0), (event.attempt, event.index))
-            more = more and bool(messages)
-            from_seq = messages[-1].seq + 1 if messages else from_seq
-        return key
+        if seq <= 0 or self._is_closed:
+            return
+        last = await self._stored.last_until(seq)
+        if last is not None:
+            self._sequencer = Sequencer(after=(last.attempt, last.index))
+            self._is_over = last.is_terminal  # The reader has seen the end already.
 
     async def __anext__(self) -> Event:
         if self._begin is not None and not self._is_closed:
@@ -230,7 +151,7 @@ class EventStream(AsyncIterator[Event]):
 
     def receive(self, message: Message) -> None:
         """Take a live message."""
-        if len(self._ready) >= BUFFERED_EVENTS_MAX:
+        if self._is_behind or len(self._ready) >= BUFFERED_EVENTS_MAX:
             self._is_behind = True  # Read from the log once the buffer has been taken.
             return
         stream = message.header_value("Nats-Stream") or self._names.events
@@ -263,45 +184,28 @@ class EventStream(AsyncIterator[Event]):
                 await self._look_once()
 
     async def _look_once(self) -> None:
-        if len(self._ready) >= BUFFERED_EVENTS_MAX:
-            self._is_behind = True
-            return
-        await self._read_events()
-        # Only what was known before the outputs are read proves that they are complete below it.
-        proven = self._sequencer.last_lifecycle
-        await self._read_stream(self._names.output, self._names.out(self.agent_id, self.task_id))
-        final_before = datetime.now(UTC) - timedelta(seconds=HOLE_FINAL_S)
-        self._deliver(self._sequencer.settle(final_before=final_before, proven=proven))
+        self._stored.begin()
+        while not (self._stored.is_read or self._is_closed):
+            if len(self._ready) >= READ_AHEAD_EVENTS:
+                self._is_behind = True
+                return
+            await self._read_page()
         self._look_again = self._look_again or self._sequencer.is_urgent
 
-    async def _read_events(self) -> None:
-        stream = self._names.events
-        if self._next_seq[stream] == 0:
-            lifecycle = self._names.lifecycle(self.agent_id, self.task_id)
-            first = await self._js.next_message(stream, lifecycle)
-            if first is None:
-                return
-            self._next_seq[stream] = first.seq
-        await self._read_stream(stream, self._names.event("*", self.agent_id, self.task_id))
-
-    async def _read_stream(self, stream: str, subject_filter: str) -> None:
-        """Offer the stored messages from the position on: in batches first, then up to the leader's last."""
-        more = True
-        while more:
-            messages, more = await self._js.direct_batch(
-                stream, subject_filter, from_seq=self._next_seq[stream]
-            )
-            for message in messages:
-                self._offer_stored(message)
-        while self._sequencer.is_waiting:
-            newest = await self._js.next_message(stream, subject_filter, from_seq=self._next_seq[stream])
-            if newest is None:
-                return
-            self._offer_stored(newest)
-
-    def _offer_stored(self, message: StoredMessage) -> None:
-        self._next_seq[message.stream] = message.seq + 1
-        self._offer(message.data, stream=message.stream, seq=message.seq)
+    async def _read_page(self) -> None:
+        # Only what was known before the outputs are read proves that they are complete below it.
+        known = self._sequencer.last_lifecycle
+        for event in await self._stored.page():
+            self._take(event)
+        # What a replica did not have yet, the leader has.
+        while self._sequencer.is_waiting and (newest := await self._stored.newest()) is not None:
+            self._take(newest)
+        proven = known if self._stored.has_outputs_below(known) else (0, 0)
+        proven = max(proven, self._stored.settled(HOLE_FINAL_S))
+        # By the clock of who made it only once there is nothing left to read.
+        age = timedelta(seconds=HOLE_FINAL_S)
+        final_before = datetime.now(UTC) - age if self._stored.is_read else _NEVER
+        self._deliver(self._sequencer.settle(final_before=final_before, proven=proven))
 
     def _offer(self, data: bytes, *, stream: str, seq: int) -> None:
         try:
@@ -309,6 +213,9 @@ class EventStream(AsyncIterator[Event]):
         except WireError as error:
             _log.warning("ignored a foreign message of task %s: %s", self.task_id, error)
             return
+        self._take(event)
+
+    def _take(self, event: Event) -> None:
         if event.is_duplicate_rejection and not self._is_over:
             self._is_over = True  # This agent's use of the id was the second one; there is no task to follow.
             self._ready.append(event)
@@ -316,17 +223,35 @@ class EventStream(AsyncIterator[Event]):
         self._deliver(self._sequencer.offer(event))
 
     def _deliver(self, events: list[Event]) -> None:
-        self._ready.extend(events)
+        for event in events:
+            self._tell_gaps_before(event)
+            self._ready.append(event)
         if events or self._sequencer.is_done:
             self._wake()
+
+    def _tell_gaps_before(self, event: Event) -> None:
+        while self._gaps_told < len(self._sequencer.gaps):
+            gap = self._sequencer.gaps[self._gaps_told]
+            if (gap.attempt, gap.last_index) > (event.attempt, event.index):
+                return
+            self._gaps_told += 1
+            self._ready.append(_gap_item(gap, event))
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
 
-def _decoded(message: StoredMessage) -> Event | None:
-    try:
-        return decode_event(message.data, seq=message.seq, stream=message.stream)
-    except WireError:
-        return None
+def _gap_item(gap: Gap, event: Event) -> Event:
+    """The item that stands for a gap, before the event that follows it."""
+    return Event(
+        type=GAP,
+        task_id=event.task_id,
+        agent_id=event.agent_id,
+        attempt=gap.attempt,
+        index=gap.first_index,
+        time=event.time,
+        data={"from_index": gap.first_index, "to_index": gap.last_index},
+        seq=0,
+        stream="",
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from cas_events.wire.subjects import Names
 _log = logging.getLogger(__name__)
 
 SWEEP_S = 5.0
+LOOKS_AT_ONCE = 16
 
 
 class Follower(Protocol):
@@ -47,7 +49,9 @@ class LiveHub:
         self._connection = connection
         self._names = names
         # Weakly: a follower that its user drops is gone, and takes its subscriptions along.
-        self._followers: dict[str, tuple[weakref.ref[Follower], ...]] = {}
+        self._followers: dict[str, dict[int, weakref.ref[Follower]]] = {}
+        self._streaming: dict[int, str] = {}  # who wants everything, and of which agent
+        self._streams: Counter[str] = Counter()  # how many want everything of an agent
         self._lifecycle: dict[str, tuple[Subscription, ...]] = {}
         self._telemetry: dict[str, tuple[Subscription, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,13 +67,13 @@ class LiveHub:
         """
         if self._is_closed:
             raise NotConnectedError("the client is closed")
-        self._followers[follower.task_id] = (
-            *self._followers.get(follower.task_id, ()),
-            weakref.ref(follower),
-        )
-        agent_id = follower.agent_id
+        key, agent_id = id(follower), follower.agent_id
+        self._followers.setdefault(follower.task_id, {})[key] = weakref.ref(follower)
         if agent_id not in self._lifecycle:
             self._lifecycle[agent_id] = self._subscribe(self._names.lifecycle(agent_id, "*"))
+        if follower.wants_all and key not in self._streaming:
+            self._streaming[key] = agent_id
+            self._streams[agent_id] += 1
         if follower.wants_all and agent_id not in self._telemetry:
             subjects = [self._names.event(class_, agent_id, "*") for class_ in ("step", "progress", "log")]
             self._telemetry[agent_id] = self._subscribe(*subjects, self._names.out(agent_id, "*"))
@@ -78,13 +82,18 @@ class LiveHub:
 
     def remove(self, follower: Follower) -> None:
         """Stop delivering; safe to call twice, and from a finalizer."""
-        # A follower that is being collected is no longer behind its own reference.
-        followers = self._followers.pop(follower.task_id, ())
-        others = tuple([other for other in followers if other() is not None and other() is not follower])
-        if others:
-            self._followers[follower.task_id] = others
-        if follower.wants_all and not self._is_followed(follower.agent_id, all_=True):
-            for subscription in self._telemetry.pop(follower.agent_id, ()):
+        # By its identity: what is being collected is no longer behind its own reference.
+        others = self._followers.get(follower.task_id, {})
+        others.pop(id(follower), None)
+        if not others:
+            self._followers.pop(follower.task_id, None)
+        agent_id = self._streaming.pop(id(follower), None)
+        if agent_id is None:
+            return
+        self._streams[agent_id] -= 1
+        if not self._streams[agent_id]:
+            del self._streams[agent_id]
+            for subscription in self._telemetry.pop(agent_id, ()):
                 subscription.unsubscribe()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -116,38 +125,48 @@ class LiveHub:
     def _dispatch(self, message: Message) -> None:
         _, agent_id, task_id = message.subject.rsplit(".", 2)
         # The same id may have been used for another agent, and rejected there.
-        for reference in self._followers.get(task_id, ()):
+        for reference in tuple(self._followers.get(task_id, {}).values()):
             follower = reference()
             if follower is not None and follower.agent_id == agent_id:
                 follower.receive(message)
 
     def _all(self) -> list[Follower]:
         # A copy: a follower may be collected, and so removed, at any moment.
-        everybody = [reference() for references in list(self._followers.values()) for reference in references]
+        everybody = [
+            reference()
+            for references in list(self._followers.values())
+            for reference in list(references.values())
+        ]
         return [follower for follower in everybody if follower is not None]
 
-    def _is_followed(self, agent_id: str, *, all_: bool) -> bool:
-        return any(
-            follower.agent_id == agent_id and (follower.wants_all or not all_) for follower in self._all()
-        )
-
     def _look_everywhere(self) -> None:
-        for follower in self._all():
-            self.spawn(follower.look())
+        self.spawn(self._look_for([weakref.ref(follower) for follower in self._all()]))
 
     async def _sweep(self) -> None:
         """Every few seconds: have followers look, and drop lifecycle subscriptions that nobody needs."""
         while True:
             known = [weakref.ref(follower) for follower in self._all()]
             await asyncio.sleep(SWEEP_S)
-            for reference in known:
-                follower = reference()
-                if follower is not None and reference in self._followers.get(follower.task_id, ()):
-                    await _guard(follower.look())  # The server may be away; the sweep must go on.
-                del follower
-            for agent_id in [agent for agent in self._lifecycle if not self._is_followed(agent, all_=False)]:
+            await self._look_for(known)
+            followed = {follower.agent_id for follower in self._all()}
+            for agent_id in self._lifecycle.keys() - followed:
                 for subscription in self._lifecycle.pop(agent_id):
                     subscription.unsubscribe()
+
+    async def _look_for(self, known: list[weakref.ref[Follower]]) -> None:
+        """Have those of them look that still follow, a few at a time: hundreds must not ask the server at once."""
+        rest = iter(known)
+
+        async def look_one_by_one() -> None:
+            for reference in rest:
+                follower = reference()
+                if follower is not None and id(follower) in self._followers.get(follower.task_id, {}):
+                    await _guard(follower.look())  # The server may be away; the others must still look.
+                del follower
+
+        async with asyncio.TaskGroup() as looking:
+            for _ in range(min(LOOKS_AT_ONCE, len(known))):
+                looking.create_task(look_one_by_one())
 
 
 async def _guard(work: Coroutine[Any, Any, None]) -> None:

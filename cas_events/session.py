@@ -19,7 +19,7 @@ from cas_events.errors import (
     UnknownTaskError,
     WireError,
 )
-from cas_events.follow import EventStream, ResultWaiter
+from cas_events.follow import EventStream
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
@@ -27,7 +27,9 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.reads import DecidingReads, PendingRead
 from cas_events.live import LiveHub
+from cas_events.log_feed import LogFeeds
 from cas_events.results import TaskResult, result_from
+from cas_events.waiter import ResultWaiter
 from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
 
@@ -53,11 +55,13 @@ class Session:
         self.event_reads = DecidingReads(connection, names.events)
         self.blobs = BlobStore(self.js, names.blob_bucket)
         self.hub = LiveHub(connection, names)
+        self.feeds = LogFeeds(connection, self.js, names)
         self._runner_seen_s: dict[str, float] = {}
         self._asking: dict[str, asyncio.Task[bool]] = {}
 
     async def close(self) -> None:
         """End every subscription and the connection."""
+        self.feeds.close()
         await self.hub.close()
         await self.connection.close()
 

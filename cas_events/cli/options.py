@@ -11,6 +11,14 @@ Json = Annotated[
 ]
 TaskFilter = Annotated[str | None, typer.Option("--task", metavar="TASK", help="Only this task.")]
 AgentFilter = Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Only this agent.")]
+EventType = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        help="Only events of this type, such as `log`, or `task.*` for all of a kind.",
+    ),
+]
 LogLevel = Annotated[
     str,
     typer.Option(

@@ -27,6 +27,9 @@ PROGRESS = "cas.progress"
 LOG = "cas.log"
 OUTPUT = "cas.output"
 
+# Never stored: a follower makes it where the log does not hold (any more) what it asks for; see `Event`.
+GAP = "cas.gap"
+
 AGENT_REGISTERED = "cas.agent.registered"
 AGENT_COMMAND_IGNORED = "cas.agent.command_ignored"
 
@@ -53,6 +56,11 @@ DUPLICATE_TASK = "duplicate_task"
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One event as its readers see it.
+
+    A reader is told of what is missing by an item of type ``cas.gap``, which nobody stored. In a task: the indexes
+    ``from_index`` to ``to_index`` of ``attempt`` (outputs that retention took, telemetry that the server refused), with
+    ``seq`` 0. In the log: the sequences ``from_seq`` to ``to_seq`` of ``stream``, taken by retention; whether any of them
+    were asked for, nobody can tell any more.
 
     Attributes:
         type: such as ``cas.task.started``; unknown types are possible and kept.

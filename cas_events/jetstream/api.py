@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -140,6 +141,14 @@ class JetStream:
         """The newest message of each subject (or of each that matches a filter; 1,024 at most), by sequence."""
         messages, _ = await self._direct(stream, {"multi_last": list(subjects), "batch": 1024}, timeout_s)
         return messages
+
+    async def first_since(
+        self, stream: str, moment: datetime, *, timeout_s: float = _TIMEOUT_S
+    ) -> StoredMessage | None:
+        """The first message that was stored at an aware time or later; None if there is none."""
+        query = {"batch": 1, "start_time": moment.isoformat(), "next_by_subj": ">"}
+        messages, _ = await self._direct(stream, query, timeout_s)
+        return messages[0] if messages else None
 
     async def _direct(
         self, stream: str, query: dict[str, Any], timeout_s: float

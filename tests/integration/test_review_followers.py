@@ -155,7 +155,7 @@ async def test_what_retention_took_is_told(cas: Client) -> None:
     assert await js.last_message(names.output, names.out("a", "t")) is None
 
     stream = (await cas.task("t")).events()
-    seen = [event.index async for event in stream]
+    seen = [(event.index, event.data.get("to_index")) async for event in stream]
 
-    assert seen == [0, 3, 5]
+    assert seen == [(0, None), (1, 2), (3, None), (4, 4), (5, None)]
     assert [tuple(gap) for gap in stream.gaps] == [(1, 1, 2), (1, 4, 4)]
