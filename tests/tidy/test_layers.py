@@ -15,10 +15,25 @@ from tests.tidy.source import Module, dotted, imports, is_within, module_of, mod
 
 # layer: (what belongs to it, the layers that it may import besides itself)
 CORE = {"errors"}
-CLIENT = tuple(f"cas_events.{name}" for name in ("client", "replay", "sql_client"))
+CLIENT = tuple(
+    f"cas_events.{name}"
+    for name in ("client", "log_follow", "moments", "reading", "replay", "selection", "sql_client")
+)
 # Starting tasks and waiting for them: what clients do, and agents that call others.
 TASKS = tuple(
-    f"cas_events.{name}" for name in ("answers", "follow", "lineage", "live", "results", "session", "submit")
+    f"cas_events.{name}"
+    for name in (
+        "answers",
+        "follow",
+        "lineage",
+        "live",
+        "log_feed",
+        "results",
+        "session",
+        "submit",
+        "task_log",
+        "waiter",
+    )
 )
 LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "errors": (("cas_events.errors",), set()),
