@@ -6,7 +6,8 @@ before what names it: pieces before records and writes, so a crash never leaves 
 
 With more than one replica the server takes one write per fence at a time (10164), so all of it goes as one atomic
 batch, the fence included. With one replica a batch costs far more than its messages (`batches`), so there the fence,
-the pieces and the rest go one after the other, each wave pipelined.
+the pieces and the rest go one after the other, each wave pipelined; and once the fence is held, what is stored at the
+same time goes side by side.
 
 No answer is settled by evidence: the fence is moved if it has this writer's name; anything else may be sent again, as
 messages replace themselves.
@@ -102,12 +103,29 @@ class FencedWriter:
         if self.error is not None:
             raise self.error
         self.is_first = False
+        if self.is_holder and await self._stream.has_one_copy():
+            await self._store_at_once(messages)
+            return
         group = _Group(messages, self._stream.loop.create_future())
         group.future.add_done_callback(_look_at)
         self._queue.append(group)
         if self._flushing is None:
             self._flushing = self._stream.start(self._flush())
         await group.future  # It is this caller's alone: who is cancelled does not stop what is on its way.
+
+    async def _store_at_once(self, messages: list[Outgoing]) -> None:
+        """Store beside whatever else is on its way, and without a task for it.
+
+        A caller that is cancelled leaves its last messages sent or unsent, and nothing counts as stored.
+        """
+        try:
+            for part in _parts(messages):
+                await self._send(part)
+        except BaseException as error:
+            self._on_failure()
+            if isinstance(error, CheckpointFencedError):
+                self.error = error
+            raise
 
     async def take(self) -> None:
         """Move the fence now, again if it is this writer's already: every other view of the thread is void then."""
