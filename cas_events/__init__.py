@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         UnknownTaskError,
     )
     from cas_events.jetstream.checkpoints.saver import JetStreamSaver
+    from cas_events.jetstream.memory.store import JetStreamStore
     from cas_events.results import TaskResult
     from cas_events.runner.context import TaskContext, current_task
     from cas_events.runner.worker import Runner
@@ -47,6 +48,7 @@ _HOMES = {
     "Interrupt": "answers",
     "InvalidCommandError": "errors",
     "JetStreamSaver": "jetstream.checkpoints.saver",
+    "JetStreamStore": "jetstream.memory.store",
     "NonRetryableError": "errors",
     "NotJsonError": "errors",
     "ResumeAnswer": "answers",
@@ -73,6 +75,7 @@ __all__ = [
     "Interrupt",
     "InvalidCommandError",
     "JetStreamSaver",
+    "JetStreamStore",
     "NonRetryableError",
     "NotJsonError",
     "ResumeAnswer",

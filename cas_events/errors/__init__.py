@@ -25,6 +25,7 @@ from cas_events.errors.children import (
     ChildTaskError,
     NotInTaskError,
 )
+from cas_events.errors.memory import MemoryNameError, MemoryUnreadableError, MemoryValueError
 from cas_events.errors.requests import (
     AgentUnavailableError,
     DuplicateTaskError,
@@ -95,6 +96,9 @@ __all__ = [
     "InvalidNameError",
     "InvalidSubjectError",
     "LogCutError",
+    "MemoryNameError",
+    "MemoryUnreadableError",
+    "MemoryValueError",
     "ModelFailedError",
     "ModelRefusedError",
     "NoRespondersError",

@@ -58,6 +58,7 @@ class Workplace:
             been given the same id.
         is_stopping: the process shuts down.
         saver: LangGraph's checkpointer on this connection, once a graph has run; see `graphs.threads`.
+        store: LangGraph's long-term memory on this connection, likewise.
     """
 
     names: Names
@@ -80,6 +81,7 @@ class Workplace:
     running: dict[TaskKey, Execution] = field(default_factory=dict)
     is_stopping: bool = False
     saver: Any = None
+    store: Any = None
 
     @property
     def source(self) -> str:

@@ -18,7 +18,7 @@ from cas_events.runner.context import TaskContext
 from cas_events.runner.graphs.events import StreamEvents
 from cas_events.runner.graphs.inputs import input_schema
 from cas_events.runner.graphs.opening import AnyPregel, open_graph, settled
-from cas_events.runner.graphs.threads import Thread, open_saver
+from cas_events.runner.graphs.threads import Thread, open_saver, open_store
 from cas_events.runner.questions import DrainedError
 from cas_events.runner.registry import AgentFunction
 
@@ -42,7 +42,8 @@ def graph_agent(graph: Any, *, recursion_limit: int | None = None, tokens: bool 
     async def run(context: TaskContext, input_: Any) -> Any:
         thread = Thread(context)
         saver = None if context.held is None else await open_saver(context.held, thread.thread_id)
-        async with open_graph(form, checkpointer=saver, config=thread.config) as opened:
+        store = None if context.held is None else open_store(context.held.place)
+        async with open_graph(form, checkpointer=saver, store=store, config=thread.config) as opened:
             thread.config["recursion_limit"] = recursion_limit or (opened.config or {}).get(
                 "recursion_limit", RECURSION_LIMIT
             )

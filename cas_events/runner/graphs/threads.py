@@ -18,6 +18,7 @@ from cas_events.domain.interrupts import Question
 from cas_events.errors import CheckpointFencedError, PayloadTooLargeError, WireError
 from cas_events.jetstream.checkpoints.saver import JetStreamSaver
 from cas_events.jetstream.checkpoints.upkeep import delete_runs
+from cas_events.jetstream.memory.store import JetStreamStore
 from cas_events.jetstream.patience import patiently
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
@@ -72,6 +73,14 @@ async def open_saver(attempt: Attempt, thread_id: str) -> JetStreamSaver:
         if last is None or last.seq != attempt.fence_seq:
             raise CheckpointFencedError(thread_id, "a later attempt")
     return held
+
+
+def open_store(place: Workplace) -> JetStreamStore:
+    """The long-term memory of graphs that bring none of their own: one for all tasks of a runner."""
+    if place.store is None:
+        place.store = JetStreamStore.on(place.js, place.names)
+    store: JetStreamStore = place.store
+    return store
 
 
 class Thread:
