@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cas_events.agent_states import AgentState
     from cas_events.answers import Interrupt, ResumeAnswer
     from cas_events.client import Client
     from cas_events.domain.events import Event
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         InvalidCommandError,
         NonRetryableError,
         NotJsonError,
+        StateConflictError,
+        UnknownAgentError,
         UnknownTaskError,
     )
     from cas_events.jetstream.checkpoints.saver import JetStreamSaver
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from cas_events.settings import Settings
 
 _HOMES = {
+    "AgentState": "agent_states",
     "AgentUnavailableError": "errors",
     "CancelAnswer": "session",
     "CasEventsError": "errors",
@@ -55,15 +59,18 @@ _HOMES = {
     "RetryPolicy": "domain.retry",
     "Runner": "runner.worker",
     "Settings": "settings",
+    "StateConflictError": "errors",
     "Task": "session",
     "TaskContext": "runner.context",
     "TaskResult": "results",
     "TelemetryLimits": "domain.limits",
+    "UnknownAgentError": "errors",
     "UnknownTaskError": "errors",
     "current_task": "runner.context",
 }
 
 __all__ = [
+    "AgentState",
     "AgentUnavailableError",
     "CancelAnswer",
     "CasEventsError",
@@ -82,10 +89,12 @@ __all__ = [
     "RetryPolicy",
     "Runner",
     "Settings",
+    "StateConflictError",
     "Task",
     "TaskContext",
     "TaskResult",
     "TelemetryLimits",
+    "UnknownAgentError",
     "UnknownTaskError",
     "current_task",
 ]

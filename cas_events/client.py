@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from cas_events import submit
+from cas_events.agent_states import AgentStates
 from cas_events.answers import ResumeAnswer
 from cas_events.domain.events import Event
 from cas_events.errors import UnknownTaskError
@@ -25,12 +26,13 @@ from cas_events.results import TaskResult, result_from
 from cas_events.session import CancelAnswer, Session, Task
 from cas_events.settings import Settings
 from cas_events.sql_client import query
+from cas_events.state_client import StateMethods
 from cas_events.submit import TaskOptions
 from cas_events.uuid7 import uuid7
 from cas_events.wire.subjects import Names
 
 
-class Client:
+class Client(StateMethods):
     """A connection to a deployment, from any process.
 
     Args:
@@ -42,6 +44,7 @@ class Client:
         self._url = url
         self._settings = settings
         self._connected: Session | None = None
+        self._source = ""
 
     async def __aenter__(self) -> Self:
         settings = self._settings or Settings.from_env(nats_url=self._url)
@@ -53,6 +56,7 @@ class Client:
             await connection.close()
             raise
         self._connected = Session(connection, Names(settings.deployment))
+        self._source = f"cas/client/{client_id}"
         return self
 
     async def __aexit__(
@@ -70,6 +74,11 @@ class Client:
         if self._connected is None:
             raise RuntimeError("the client is not connected; use it as `async with Client() as cas:`")
         return self._connected
+
+    @property
+    def _states(self) -> AgentStates:
+        session = self._session
+        return AgentStates(session.js, session.names, session.blobs, source=self._source)
 
     # --- starting tasks --------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cas_events.cli import doctor, look, rebuilding, resume, serve, start, tables, tree, up, verifying
+from cas_events.cli import doctor, look, rebuilding, resume, serve, start, state, tables, tree, up, verifying
 
 SERVE, START, LOOK = "Serve", "Start and stop tasks", "See what happened"
 
@@ -39,6 +39,7 @@ app.command("resume", rich_help_panel=START)(resume.resume)
 app.command("cancel", rich_help_panel=START)(start.cancel)
 app.command("tasks", rich_help_panel=LOOK)(tables.tasks)
 app.command("tree", rich_help_panel=LOOK)(tree.tree)
+app.command("state", rich_help_panel=LOOK)(state.state)
 app.command("logs", rich_help_panel=LOOK)(look.logs)
 app.command("tail", rich_help_panel=LOOK)(look.tail)
 app.command("replay", rich_help_panel=LOOK)(look.replay)

@@ -33,6 +33,9 @@ GAP = "cas.gap"
 AGENT_REGISTERED = "cas.agent.registered"
 AGENT_COMMAND_IGNORED = "cas.agent.command_ignored"
 
+STATE_UPDATED = "cas.state.updated"
+STATE_RESET = "cas.state.reset"
+
 # The status of a task whose newest lifecycle event has this type; a task without any is `queued`.
 STATUS_OF_TYPE = {
     STARTED: "running",

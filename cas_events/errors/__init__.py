@@ -64,6 +64,7 @@ from cas_events.errors.servers import (
     TopologyMismatchError,
     WrongLastSequenceError,
 )
+from cas_events.errors.states import InvalidStateError, StateConflictError, UnknownAgentError
 from cas_events.errors.tables import (
     FileInUseError,
     LogCutError,
@@ -94,6 +95,7 @@ __all__ = [
     "InvalidHeaderError",
     "InvalidInputError",
     "InvalidNameError",
+    "InvalidStateError",
     "InvalidSubjectError",
     "LogCutError",
     "MemoryNameError",
@@ -119,6 +121,7 @@ __all__ = [
     "ServerNotConfiguredError",
     "ServerStartError",
     "ServerUnreachableError",
+    "StateConflictError",
     "StoreLockedError",
     "StreamFullError",
     "StreamRewoundError",
@@ -129,6 +132,7 @@ __all__ = [
     "ToolFailedError",
     "ToolsMissingError",
     "TopologyMismatchError",
+    "UnknownAgentError",
     "UnknownTaskError",
     "VerificationError",
     "WireError",

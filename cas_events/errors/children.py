@@ -77,9 +77,9 @@ class AttemptOverError(CasEventsError):
 
 
 class NotInTaskError(NonRetryableError):
-    """Other agents can be called from within a running task only, and not from an isolated agent's process."""
+    """Other agents, and the agent's state, are within reach of a running task only, and not of an isolated agent's process."""
 
     def __init__(self, why: str = "no task runs here") -> None:
         super().__init__(
-            f"{why}: `call` and `spawn` work in agent code inside a runner; elsewhere use `Client`"
+            f"{why}: `call`, `spawn` and `state` work in agent code inside a runner; elsewhere use `Client`"
         )

@@ -136,10 +136,16 @@ class JetStream:
         return messages, pending > 0
 
     async def direct_last(
-        self, stream: str, subjects: Sequence[str], *, timeout_s: float = _TIMEOUT_S
+        self, stream: str, subjects: Sequence[str], *, up_to_seq: int = 0, timeout_s: float = _TIMEOUT_S
     ) -> list[StoredMessage]:
-        """The newest message of each subject (or of each that matches a filter; 1,024 at most), by sequence."""
-        messages, _ = await self._direct(stream, {"multi_last": list(subjects), "batch": 1024}, timeout_s)
+        """The newest message of each subject (or of each that matches a filter; 1,024 at most), by sequence.
+
+        With ``up_to_seq`` the newest until that sequence.
+        """
+        query = {"multi_last": list(subjects), "batch": 1024}
+        messages, _ = await self._direct(
+            stream, query | ({"up_to_seq": up_to_seq} if up_to_seq else {}), timeout_s
+        )
         return messages
 
     async def first_since(

@@ -21,6 +21,7 @@ import structlog
 
 from cas_events.domain.tokens import require_token
 from cas_events.runner.children import ChildOptions, Children, NoChildren
+from cas_events.runner.state import StandInState, StateOfAgent
 
 if TYPE_CHECKING:
     from cas_events.runner.attempts import Attempt
@@ -76,6 +77,7 @@ class TaskContext:
         attempt: the epoch, from 1.
         metadata: the caller's own, read-only by convention.
         log: a structlog logger; each line becomes a `cas.log` event.
+        state: the state of the task's agent: ``await ctx.state.update({…})``; see `StateOfAgent`.
         held: the attempt as this process holds it, for adapters of agent frameworks; None outside of its process.
     """
 
@@ -101,6 +103,7 @@ class TaskContext:
         self._is_cancelled = is_cancelled
         self.current_origin = current_origin
         self.held = held
+        self.state: StateOfAgent = StandInState()
         self.current_place: Callable[[], str] | None = None
         self.make_children: Callable[[TaskContext], Children] = _no_children
         self._children_made: Children | None = None

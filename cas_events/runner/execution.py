@@ -28,6 +28,7 @@ from cas_events.runner.family import Family
 from cas_events.runner.holds import Hold, Offer
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.registry import AgentSpec
+from cas_events.runner.task_state import TaskState
 from cas_events.runner.telemetry import Telemetry
 from cas_events.runner.terms import terms_of
 from cas_events.runner.turns import has_ended
@@ -212,6 +213,12 @@ class Execution:
             make_emitter=self._make_telemetry,
             is_cancelled=lambda: self.stop is not None,
             held=self.attempt,
+        )
+        context.state = TaskState(
+            self.place,
+            self.facts,
+            loop=self._loop,
+            is_over=lambda: self.stop is Stop.FENCED or self.ended.is_set(),
         )
         return self._family.attach(context, lambda: None if self.stop is not None else self.lock_seq)
 

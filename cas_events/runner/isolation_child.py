@@ -47,6 +47,7 @@ from cas_events.runner.isolation_link import (
 )
 from cas_events.runner.registry import AgentFunction
 from cas_events.runner.shutdown import AgentThreads
+from cas_events.runner.state import StandInState
 from cas_events.runner.terms import retry_after_s
 from cas_events.wire.claims import require_small_enough
 from cas_events.wire.jsonvalue import decode_json, encode_json
@@ -55,6 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 _PR_SET_PDEATHSIG = 1
+_APART = "an agent with isolation='process' runs apart from its runner"
 
 
 def main(link_fd: int, parent_pid: int) -> NoReturn:
@@ -83,9 +85,8 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
         make_emitter=lambda: ChildEmitter(outbox),
         is_cancelled=stop.is_asked.is_set,
     )
-    context.make_children = lambda _: NoChildren(
-        "an agent with isolation='process' runs apart from its runner"
-    )
+    context.make_children = lambda _: NoChildren(_APART)
+    context.state = StandInState(_APART)
     stop.bind(loop)
     try:
         stop.raise_if_asked()

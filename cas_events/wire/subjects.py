@@ -90,6 +90,10 @@ class Names:
         """Subject of an agent's own events."""
         return f"{self.deployment}.evt.agent.{agent}"
 
+    def state(self, agent: str, key: str = "") -> str:
+        """Subject of an agent's state, or of one of its keys; the last message is the state."""
+        return f"{self.deployment}.evt.state.{agent}{'.' if key else ''}{key}"
+
     def out(self, agent: str, task: str) -> str:
         """Subject of a task's partial outputs and tokens."""
         return f"{self.deployment}.out.{agent}.{task}"

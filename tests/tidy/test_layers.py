@@ -17,12 +17,22 @@ from tests.tidy.source import Module, dotted, imports, is_within, module_of, mod
 CORE = {"errors"}
 CLIENT = tuple(
     f"cas_events.{name}"
-    for name in ("client", "log_follow", "moments", "reading", "replay", "selection", "sql_client")
+    for name in (
+        "client",
+        "log_follow",
+        "moments",
+        "reading",
+        "replay",
+        "selection",
+        "sql_client",
+        "state_client",
+    )
 )
 # Starting tasks and waiting for them: what clients do, and agents that call others.
 TASKS = tuple(
     f"cas_events.{name}"
     for name in (
+        "agent_states",
         "answers",
         "follow",
         "lineage",
