@@ -13,11 +13,17 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from cas_events import CheckpointFencedError, JetStreamSaver
+from cas_events import CheckpointFencedError, JetStreamSaver, JetStreamStore
+from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.messages import StoredMessage
 from cas_events.settings import Settings
 from cas_events.wire.checkpoints import Fence
+from cas_events.wire.memory import MemorySubjects
+from cas_events.wire.subjects import Names
 from tests.harness.cluster import Cluster
 from tests.harness.server import NatsServer
+from tests.harness.wait import until_async
 
 
 class State(TypedDict):
@@ -105,6 +111,68 @@ async def test_a_thread_is_acquired_and_lost_on_three_servers(clustered: JetStre
     with pytest.raises(CheckpointFencedError):
         await fan(old, 2).ainvoke({"log": []}, thread("t"))
     await clustered.adelete_thread("t")
+
+
+async def test_memory_sees_what_was_stored_and_deleted_before_on_three_servers(
+    cluster: Cluster, deployment: str
+) -> None:
+    options = Settings(nats_url=cluster.url, deployment=deployment, replicas=3)
+    async with JetStreamStore(settings=options) as one, JetStreamStore(settings=options) as other:
+        for number in range(40):
+            await one.aput(("n",), f"k{number % 7}", {"n": number}, ttl=1000.0)
+            found = await other.asearch(("n",), filter={"n": number}, refresh_ttl=False)
+            assert [item.key for item in found] == [f"k{number % 7}"]
+            if number % 5 == 0:
+                await other.adelete(("n",), f"k{number % 7}")
+                assert await one.asearch(("n",), filter={"n": number}) == []
+        await asyncio.gather(
+            *(which.aput(("n",), "same", {"n": number}) for number in range(10) for which in (one, other))
+        )
+        assert await one.aget(("n",), "same") == await other.aget(("n",), "same")
+        large = {"data": "x" * 2_000_000}
+        await one.aput(("n",), "large", large)
+        (item,) = await other.asearch(("n",), filter=large)
+        assert item.value == large
+
+
+class Behind(JetStream):
+    """Direct gets are answered by a copy that has stopped where it was when `stop` was called."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.then: list[StoredMessage] | None = None
+
+    async def stop(self, stream: str, subject_filter: str) -> None:
+        self.then, _ = await super().direct_batch(stream, subject_filter)
+
+    async def direct_batch(self, stream: str, subject_filter: str, **options: Any) -> Any:
+        if self.then is None:
+            return await super().direct_batch(stream, subject_filter, **options)
+        return [each for each in self.then if each.seq >= options["from_seq"]], False
+
+
+async def test_a_search_makes_up_for_a_copy_that_is_behind(cluster: Cluster, deployment: str) -> None:
+    names = Names(deployment)
+    async with (
+        JetStreamStore(settings=Settings(nats_url=cluster.url, deployment=deployment, replicas=3)) as writer,
+        await Connection.open(cluster.url, name="test") as connection,
+    ):
+        behind = Behind(connection)
+        store = JetStreamStore.on(behind, names)
+        for key in ("kept", "updated", "deleted"):
+            await writer.aput(("n",), key, {"at": "first"})
+
+        async def has_all() -> bool:
+            await behind.stop(names.checkpoints, MemorySubjects.of(names).within(()))
+            return len(behind.then or ()) == 3
+
+        await until_async(has_all, what="a copy has all three")
+        await writer.aput(("n",), "updated", {"at": "second"})
+        await writer.adelete(("n",), "deleted")
+        await writer.aput(("n",), "new", {"at": "second"})
+        found = {item.key: item.value["at"] for item in await store.asearch(("n",))}
+        assert found == {"kept": "first", "updated": "second", "new": "second"}
+        assert [each.key for each in await store.asearch((), filter={"at": "first"})] == ["kept"]
 
 
 async def test_a_run_outlives_the_leader(cluster: Cluster, clustered: JetStreamSaver) -> None:

@@ -16,7 +16,7 @@ from cas_events.errors import MemoryUnreadableError, WireError
 from cas_events.jetstream.checkpoints.stream import CheckpointStream
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.memory import MemorySubjects, StoredItem, decode_item, decode_item_value
-from cas_events.wire.pieces import wanted
+from cas_events.wire.pieces import Whole, wanted
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 Found = tuple[StoredItem, int]
 """An item and the sequence of its message."""
+Valued = tuple[StoredItem, int, dict[str, Any]]
+"""The same, and its value."""
 
 
 class ItemReader:
@@ -51,7 +53,7 @@ class ItemReader:
         message = await self.stream.last(subject)
         return None if message is None else (decode_item(self.subjects, subject, message.data), message.seq)
 
-    async def valued(self, found: Found | None) -> tuple[StoredItem, int, dict[str, Any]] | None:
+    async def valued(self, found: Found | None) -> Valued | None:
         """An item with its value; if it is replaced at this moment, the newer one, and None if it is deleted.
 
         Raises:
@@ -73,11 +75,11 @@ class ItemReader:
             found = newer
         raise MemoryUnreadableError(self.subjects.item(item.namespace, item.key), str(problem)) from problem
 
-    async def valued_each(self, found: list[Found]) -> list[tuple[StoredItem, int, dict[str, Any]]]:
+    async def valued_each(self, found: list[Found]) -> list[Valued]:
         """Items with their values, in order; one that has been deleted, or cannot be read, is left out."""
         limit = asyncio.Semaphore(_VALUES_IN_FLIGHT)
 
-        async def one(each: Found) -> tuple[StoredItem, int, dict[str, Any]] | None:
+        async def fetched(each: Found) -> Valued | None:
             async with limit:
                 try:
                     return await self.valued(each)
@@ -85,7 +87,21 @@ class ItemReader:
                     _log.warning("left out of a search: %s", error)
                     return None
 
-        return [each for each in await asyncio.gather(*map(one, found)) if each is not None]
+        large = [each for each in found if isinstance(each[0].value, Whole)]
+        values = dict(
+            zip((item.put for item, _ in large), await asyncio.gather(*map(fetched, large)), strict=True)
+        )
+        each_valued = (
+            values[item.put] if item.put in values else self._inline(item, seq) for item, seq in found
+        )
+        return [each for each in each_valued if each is not None]
+
+    def _inline(self, item: StoredItem, seq: int) -> Valued | None:
+        try:
+            return item, seq, decode_item_value(item, {})
+        except WireError as error:
+            _log.warning("left out of a search: %s: %s", self.subjects.item(item.namespace, item.key), error)
+            return None
 
     async def scan(self, subject_filter: str, look: Callable[[StoredItem, int], T | None]) -> list[T]:
         """What ``look`` makes of each item, by its message's sequence; None leaves it out.

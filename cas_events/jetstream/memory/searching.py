@@ -50,8 +50,6 @@ class Search:
 
     async def search(self, op: SearchOp) -> list[SearchItem]:
         """Items below a prefix that a filter lets through, the one updated last first; a query ranks nothing."""
-        found: list[Found] = []
-        large: list[Found] = []
         over: list[Found] = []
         now = now_us()
 
@@ -117,7 +115,8 @@ class Search:
 
     async def _refresh(self, found: Iterable[Found]) -> None:
         """What was read was read, whether or not its lifetime could begin anew."""
-        outcomes = await asyncio.gather(*map(self._writer.refresh, found), return_exceptions=True)
+        mortal = [each for each in found if each[0].ttl_s]
+        outcomes = await asyncio.gather(*map(self._writer.refresh, mortal), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, CasEventsError):
                 _log.warning("the lifetime of an item was not refreshed: %s", outcome)
