@@ -54,12 +54,16 @@ class CheckpointUnreadableError(WireError):
 
 
 class SyncOnLoopError(CasEventsError, RuntimeError):
-    """A sync method of a checkpointer was called on its own event loop, which would wait for itself for ever."""
+    """A sync method of a checkpointer or a store was called on its own event loop, which would wait for itself for ever.
 
-    def __init__(self, method: str) -> None:
+    Attributes:
+        method: the method.
+    """
+
+    def __init__(self, method: str, *, async_ways: str = "graph.ainvoke, graph.aget_state") -> None:
         super().__init__(
-            f"{method}() was called on the event loop that serves it; await a{method}() (graph.ainvoke, "
-            f"graph.aget_state) there, or call it from a thread"
+            f"{method}() was called on the event loop that serves it; await a{method}() ({async_ways}) there, or call "
+            f"it from a thread"
         )
         self.method = method
 

@@ -26,17 +26,15 @@ class MemoryValueError(CasEventsError, TypeError):
 
 
 class MemoryNameError(CasEventsError, ValueError):
-    """A namespace and a key that are too long, together, to be stored.
+    """A namespace and a key that cannot be stored: too long together, or no Unicode text.
 
     Attributes:
         namespace: the namespace.
         key: the key.
     """
 
-    def __init__(self, namespace: tuple[str, ...], key: str, limit_bytes: int) -> None:
-        super().__init__(
-            f"{_place(namespace, key)} has {len(namespace)} labels and is too long: shorten it to {limit_bytes} bytes"
-        )
+    def __init__(self, namespace: tuple[str, ...], key: str, problem: str) -> None:
+        super().__init__(f"{_place(namespace, key)} cannot be the name of an item: {problem}")
         self.namespace = namespace
         self.key = key
 

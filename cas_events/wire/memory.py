@@ -99,12 +99,12 @@ class MemorySubjects:
         """Subject of an item.
 
         Raises:
-            MemoryNameError: it would be too long.
+            MemoryNameError: it would be too long, or is no text.
         """
         subject = ".".join((self.prefix, "i", *map(token_of, namespace), token_of(key)))
-        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in (*namespace, key))
-        if len(subject) > SUBJECT_BYTES_MAX or size > NAME_BYTES_MAX:
-            raise MemoryNameError(tuple(namespace), key, SUBJECT_BYTES_MAX)
+        problem = _problem_of_name(subject, "".join((*namespace, key)))
+        if problem:
+            raise MemoryNameError(tuple(namespace), key, problem)
         return subject
 
     def within(self, path: Sequence[str], *, wildcards: bool = False) -> str:
@@ -129,6 +129,23 @@ class MemorySubjects:
         *labels, _ = item_subject.removeprefix(f"{self.prefix}.i.").split(".")
         texts = tuple(map(text_of, labels))
         return None if None in texts else texts  # type: ignore[return-value]
+
+
+def _problem_of_name(subject: str, text: str) -> str:
+    if len(subject) > SUBJECT_BYTES_MAX:
+        return (
+            f"its subject has {len(subject)} bytes, over the limit of {SUBJECT_BYTES_MAX}; use fewer labels"
+        )
+    if text.isascii():
+        size = len(text)
+    else:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            return f"it is no Unicode text: {error}"
+    if size > NAME_BYTES_MAX:
+        return f"it has {size} bytes, over the limit of {NAME_BYTES_MAX}; shorten it"
+    return ""
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -32,13 +32,15 @@ from typing_extensions import TypedDict
 
 from cas_events import Client, JetStreamSaver, JetStreamStore
 from cas_events.errors import (
+    ConnectionLostError,
     MemoryNameError,
     MemoryUnreadableError,
     MemoryValueError,
     SyncOnLoopError,
 )
-from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.api import JetStream, PubAck
 from cas_events.jetstream.checkpoints.stream import CheckpointStream
+from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.memory import sweeping
 from cas_events.jetstream.memory.reading import ItemReader
 from cas_events.wire.memory import MemorySubjects, decode_item
@@ -174,8 +176,11 @@ async def test_names_that_langgraph_refuses_are_refused_everywhere(store: JetStr
     for op in (GetOp(("a.b",), "k"), PutOp(("a", ""), "k", {}), SearchOp(("a.b",))):
         with pytest.raises(InvalidNamespaceError):
             await store.abatch([op])
-    with pytest.raises(MemoryNameError, match="shorten"):
-        await store.aput(("label" * 20,) * 60, "k", {})
+    for label, key, problem in [("label", "k" * 20_000, "shorten"), ("\ud800", "k", "no Unicode")]:
+        with pytest.raises(MemoryNameError, match=problem):
+            await store.aput((label,), key, {})
+    with pytest.raises(MemoryNameError, match="fewer labels"):
+        await store.aget(("label" * 20,) * 60, "k")
 
 
 async def test_a_key_and_a_namespace_of_the_same_text_are_two_things(store: JetStreamStore) -> None:
@@ -664,6 +669,36 @@ async def test_memory_outlives_a_crash_of_the_server(nats_server: NatsServer, st
     assert item is not None
     assert len(item.value["data"]) == 600_000
     assert len(await store.asearch(NS, limit=100)) == 21
+
+
+class Lossy(JetStream):
+    """The answer to an append is lost after the server has stored it."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.lost: list[str] = []
+
+    async def append(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+        ack = await super().append(subject, payload, **options)
+        self.lost.append(subject)
+        raise ConnectionLostError(f"the answer was lost: {ack}")
+
+
+async def test_a_put_whose_answer_was_lost_is_stored_once(
+    connection: Connection, deployment: str, store
+) -> None:
+    lossy = Lossy(connection)
+    other = JetStreamStore.on(lossy, Names(deployment))
+    seqs = []
+    for number in (1, 2):
+        await other.aput(NS, "a", {"n": number})
+        last = await lossy.last_message(Names(deployment).checkpoints, lossy.lost[-1])
+        assert last is not None
+        seqs.append(last.seq)
+        item = await store.aget(NS, "a")
+        assert item is not None
+        assert item.value == {"n": number}
+    assert seqs == [1, 2]
 
 
 # --- through a runner

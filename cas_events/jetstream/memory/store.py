@@ -180,7 +180,7 @@ class JetStreamStore(BaseStore):
             running = None
         if running is loop:
             work.close()
-            raise SyncOnLoopError(method)
+            raise SyncOnLoopError(method, async_ways="aget, aput, asearch and so on, graph.ainvoke")
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
 
