@@ -9,9 +9,13 @@ import asyncio
 import json
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from cas_events import Client
+from cas_events.errors import ProjectionError
 from cas_events.jetstream.api import JetStream
 from tests.harness import history as promises
 from tests.harness.faults import FaultRunner, Fleet, Load, at_rest, last_for, marks, until_marked
@@ -38,6 +42,17 @@ def long_talk(folder: Path, name: str) -> tuple[dict[str, object], Path, Path]:
     """Input for an agent that talks until told to stop, where it leaves marks, and the file that says enough."""
     file, enough = folder / f"{name}.marks", folder / f"{name}.enough"
     return {"file": str(file), "enough": str(enough), "ticks": 100_000}, file, enough
+
+
+@pytest.fixture(autouse=True)
+def talks_end(tmp_path: Path, fleet: Fleet) -> Iterator[None]:
+    """A test that fails leaves no talk to the next ones, and no runner that stands still."""
+    yield
+    for marked in tmp_path.glob("*.marks"):
+        marked.with_suffix(".enough").touch()
+    for runner in fleet.runners:
+        if runner.is_alive:
+            runner.send(signal.SIGCONT)
 
 
 def late_words(history: History) -> list[promises.Recorded]:
@@ -85,7 +100,8 @@ async def test_a_paused_runner_is_fenced_and_leaves_its_successor_alone(
             assert noticed_s[-1] < promised(NOTICE_S), "it notices within a second of waking"
             await last_for(1.5 * LEASE_S)
             assert len(marks(file, "began")) == 2, "the successor keeps its task"
-            rows = await cas.sql("SELECT attempt, message FROM cas_tasks WHERE task_id = ?", [task.task_id])
+            sql = "SELECT attempt, message FROM cas_tasks WHERE task_id = ?"
+            rows = await cas.sql(sql, [task.task_id], wait_for=await cas.last_seq())
             assert rows == [{"attempt": 2, "message": "attempt 2"}], "no late word is shown as current"
 
             place = fleet.place_of(second.pid)
@@ -108,6 +124,13 @@ async def test_a_paused_runner_is_fenced_and_leaves_its_successor_alone(
     finally:
         projector.end()
     await fleet.until_up()
+
+
+async def answers_sql(cas: Client) -> bool:
+    try:
+        return bool(await cas.sql("SELECT 1"))
+    except ProjectionError:
+        return False
 
 
 async def until_reported(cas: Client, task_id: str, attempt: int) -> None:
