@@ -27,6 +27,8 @@ from projections.keeper import Keeper
 from projections.queries import Limits
 from projections.rebuild_service import rebuild_service
 from projections.service import SqlService
+from projections.signing import Signing
+from projections.signing import signing as sign_meanwhile
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,11 @@ def replace_process() -> None:
 
 
 async def run(
-    settings: Settings, *, limits: Limits | None = None, on_stuck: Callable[[], None] = replace_process
+    settings: Settings,
+    *,
+    limits: Limits | None = None,
+    on_stuck: Callable[[], None] = replace_process,
+    signing: Signing | None = None,
 ) -> None:
     """Project and answer until SIGTERM or SIGINT.
 
@@ -47,6 +53,7 @@ async def run(
         settings: of the deployment.
         limits: of each query; the usual ones without it.
         on_stuck: called when a query heeds no interrupt.
+        signing: how to sign the log; not at all without it.
 
     Raises:
         ServerError: the server cannot be reached or its streams are not as they should be.
@@ -72,7 +79,8 @@ async def run(
             await service.start()
             stack.push_async_callback(service.stop)
         _stop_on_signals(keeper, stack)
-        await keeper.run()
+        async with sign_meanwhile(connection, names, signing):
+            await keeper.run()
         _say(settings, "stopped", keeper.positions)
 
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from cas_events.cli import doctor, look, rebuilding, resume, serve, start, state, tables, tree, up, verifying
+from cas_events.cli import (
+    audit,
+    doctor,
+    look,
+    rebuilding,
+    resume,
+    serve,
+    start,
+    state,
+    tables,
+    tree,
+    up,
+    verifying,
+)
 
 SERVE, START, LOOK = "Serve", "Start and stop tasks", "See what happened"
 
@@ -46,4 +59,5 @@ app.command("replay", rich_help_panel=LOOK)(look.replay)
 app.command("sql", rich_help_panel=LOOK)(tables.sql)
 app.command("rebuild", rich_help_panel=LOOK)(rebuilding.rebuild)
 app.command("verify", rich_help_panel=LOOK)(verifying.verify)
+app.add_typer(audit.app, name="audit", rich_help_panel=LOOK)
 app.command("doctor", rich_help_panel=LOOK)(doctor.doctor)

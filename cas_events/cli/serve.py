@@ -90,13 +90,33 @@ async def _serve(runner: Runner) -> None:
         raise KeyboardInterrupt
 
 
-def projector(log_level: LogLevel = "") -> None:
-    """Keep the DuckDB tables up to date and answer SQL, until SIGTERM or Ctrl-C.
+def projector(
+    audit_every: Annotated[
+        int | None,
+        typer.Option(
+            "--audit-every",
+            metavar="N",
+            min=0,
+            max=10_000,
+            help="Sign the log after so many new messages; 0: never. Default: 5000 if the extra `audit` is installed.",
+        ),
+    ] = None,
+    audit_within: Annotated[
+        float,
+        typer.Option(
+            "--audit-within", metavar="SECONDS", min=0.1, help="Or after so long, if anything is new."
+        ),
+    ] = 60.0,
+    log_level: LogLevel = "",
+) -> None:
+    """Keep the DuckDB tables up to date and answer SQL, until SIGTERM or Ctrl-C; sign the log for `cas audit`.
 
-    The tables are in CAS_HOME, one file a deployment; they can be deleted and come back from the log.
+    The tables are in CAS_HOME, one file a deployment; they can be deleted and come back from the log. So is the key
+    that signs.
     """
     from projections.process import run  # noqa: PLC0415 - see the package's docstring
+    from projections.signing import plan  # noqa: PLC0415 - the same
 
     settings = Settings.from_env()
     logs.configure_process(log_level or settings.log_level, service="projector")
-    asyncio.run(run(settings))
+    asyncio.run(run(settings, signing=plan(settings.home, audit_every, audit_within)))

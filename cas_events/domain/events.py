@@ -32,6 +32,7 @@ GAP = "cas.gap"
 
 AGENT_REGISTERED = "cas.agent.registered"
 AGENT_COMMAND_IGNORED = "cas.agent.command_ignored"
+AUDIT_HEAD = "cas.audit.head"
 
 STATE_UPDATED = "cas.state.updated"
 STATE_RESET = "cas.state.reset"

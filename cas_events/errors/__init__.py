@@ -12,6 +12,13 @@ from cas_events.errors.agents import (
     InvalidInputError,
     NonRetryableError,
 )
+from cas_events.errors.audit import (
+    AuditError,
+    AuditExtraMissingError,
+    AuditKeyError,
+    BundleError,
+    TamperedError,
+)
 from cas_events.errors.checkpoints import (
     CheckpointFencedError,
     CheckpointUnreadableError,
@@ -81,7 +88,11 @@ __all__ = [
     "AgentProcessError",
     "AgentUnavailableError",
     "AttemptOverError",
+    "AuditError",
+    "AuditExtraMissingError",
+    "AuditKeyError",
     "BlobError",
+    "BundleError",
     "CallCycleError",
     "CasEventsError",
     "CheckpointFencedError",
@@ -127,6 +138,7 @@ __all__ = [
     "StreamRewoundError",
     "StreamUnavailableError",
     "SyncOnLoopError",
+    "TamperedError",
     "TaskNotEndedError",
     "ThreadBusyError",
     "ToolFailedError",

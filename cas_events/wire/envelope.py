@@ -102,6 +102,15 @@ def encode_agent_event(
     return b"%b%b}" % (head.encode(), data)
 
 
+def encode_audit_event(type_: str, *, event_id: str, source: str, time_ns: int, data: bytes) -> bytes:
+    """An event about the log itself: of no task and no agent, a UUIDv7 as id."""
+    head = (
+        f'{{"specversion":"{SPECVERSION}","id":"{event_id}","source":"{source}","type":"{type_}",'
+        f'"time":"{format_time(time_ns)}","dataversion":{DATAVERSION},"data":'
+    )
+    return b"%b%b}" % (head.encode(), data)
+
+
 def format_time(time_ns: int) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-11-22T09:00:00.123456Z``."""
     seconds, rest_ns = divmod(time_ns, 1_000_000_000)

@@ -94,6 +94,11 @@ class Names:
         """Subject of an agent's state, or of one of its keys; the last message is the state."""
         return f"{self.deployment}.evt.state.{agent}{'.' if key else ''}{key}"
 
+    @cached_property
+    def audit_head(self) -> str:
+        """Subject of the signed heads, all of them."""
+        return f"{self.deployment}.evt.audit.head"
+
     def out(self, agent: str, task: str) -> str:
         """Subject of a task's partial outputs and tokens."""
         return f"{self.deployment}.out.{agent}.{task}"

@@ -56,7 +56,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "tasks": (TASKS, CORE | {"ids", "domain", "wire", "jetstream"}),
     "runner": (("cas_events.runner",), CORE | {"settings", "ids", "domain", "wire", "jetstream", "tasks"}),
     "client": (CLIENT, CORE | {"settings", "ids", "domain", "wire", "jetstream", "tasks"}),
-    "projections": (("projections",), CORE | {"settings", "ids", "domain", "wire", "jetstream"}),
+    "audit": (("cas_events.audit",), CORE | {"ids", "domain", "wire", "jetstream"}),
+    "projections": (("projections",), CORE | {"settings", "ids", "domain", "wire", "jetstream", "audit"}),
     "agents": (("cas_events.agents",), CORE | {"package", "settings", "server", "domain", "runner"}),
     "cli": (("cas_events.cli", "cas_events.__main__"), set()),
     "package": (
@@ -69,6 +70,7 @@ ANYTHING = {"cli"}
 DOORS = {
     "nats": ("cas_events.jetstream",),
     "duckdb": ("projections.store",),
+    "cryptography": ("cas_events.audit.keys",),
     "langgraph": ("cas_events.jetstream", "cas_events.runner", "cas_events.agents"),
     "langchain_core": ("cas_events.jetstream", "cas_events.runner", "cas_events.agents"),
     "typer": ("cas_events.cli",),

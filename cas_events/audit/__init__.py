@@ -1,0 +1,1 @@
+"""Tamper evidence: signed heads over the log, bundles for auditors, and their check. See docs/audit.md."""
