@@ -79,7 +79,7 @@ class Line:
             return [], 0
         try:
             return _decode(found.data), found.seq
-        except msgspec.MsgspecError as problem:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
             _log.warning("a line that is none of ours on %s counts as empty: %s", self._subject, problem)
             return [], found.seq
 

@@ -91,7 +91,7 @@ def decode_record(body: bytes) -> Record:
     """
     try:
         return _decode_record(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a checkpoint's record: {error}") from error
 
 
@@ -103,7 +103,7 @@ def decode_writes(body: bytes) -> Writes:
     """
     try:
         return _decode_writes(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a task's writes: {error}") from error
 
 
@@ -116,7 +116,7 @@ def decode_fence(data: bytes) -> Fence:
     """Who holds a thread; somebody unknown if the bytes do not say."""
     try:
         return _decode_fence(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Fence(writer="unknown")
 
 

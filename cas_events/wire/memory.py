@@ -183,7 +183,7 @@ def decode_item_value(item: StoredItem, pieces: Mapping[bytes, bytes]) -> dict[s
     _, data = decode_entry(item.value, pieces)
     try:
         return _decode_value(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a value: {error}") from error
 
 
@@ -200,7 +200,7 @@ def decode_item(subjects: MemorySubjects, subject: str, payload: bytes) -> Store
     """
     try:
         item = _decode_item(unpack(payload, limit_bytes=_ITEM_BYTES_MAX))
-    except (WireError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (WireError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MemoryUnreadableError(subject, str(error)) from error
     try:
         own = subjects.item(item.namespace, item.key)

@@ -172,7 +172,7 @@ def unfold(value: Value, pieces: Mapping[bytes, bytes]) -> Value:
 def _decoded_page(data: bytes) -> list[Inline | Whole]:
     try:
         return _decode_page(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a page of a list: {error}") from error
 
 
@@ -236,7 +236,7 @@ def moved(payload: bytes) -> Whole | None:
         return None
     try:
         whole = _decode_moved(payload[1:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a reference to pieces: {error}") from error
     if whole.size > BODY_BYTES_MAX:
         raise WireError(f"a body of {whole.size} bytes, over the limit of {BODY_BYTES_MAX}")

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
 import pytest
+from langchain_core.messages import AIMessage
 from langgraph.config import get_store
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -137,8 +138,40 @@ async def test_plain_data_comes_back_as_it_was(store: JetStreamStore) -> None:
     assert item.value == value
 
 
+async def test_what_has_a_plain_form_comes_back_as_that(store: JetStreamStore) -> None:
+    zone = timezone(timedelta(hours=2))
+    value = {
+        "tuple": (1, 2),
+        "set": {3},
+        "date": date(2026, 1, 2),
+        "naive": datetime(2026, 1, 2, 3, tzinfo=UTC).replace(tzinfo=None),
+        "elsewhere": datetime(2026, 1, 2, 3, tzinfo=zone),
+        "dataclass": MemorySubjects("x"),
+    }
+    await store.aput(NS, "a", value)
+    item = await store.aget(NS, "a")
+    assert item is not None
+    assert item.value == {
+        "tuple": [1, 2],
+        "set": [3],
+        "date": "2026-01-02",
+        "naive": "2026-01-02T03:00:00",
+        "elsewhere": datetime(2026, 1, 2, 1, tzinfo=UTC),
+        "dataclass": {"prefix": "x"},
+    }
+
+
 @pytest.mark.parametrize(
-    "value", [{"x": object()}, {1: "x"}, [1], {"x": 2**70}, {"x": "\ud800"}, {"x": lambda: None}]
+    "value",
+    [
+        {"x": AIMessage("hi")},
+        {"x": object()},
+        {1: "x"},
+        [1],
+        {"x": 2**70},
+        {"x": "\ud800"},
+        {"x": lambda: None},
+    ],
 )
 async def test_what_is_no_plain_data_is_refused(store: JetStreamStore, value: Any) -> None:
     with pytest.raises(MemoryValueError, match="plain data"):

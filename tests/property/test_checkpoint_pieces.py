@@ -122,3 +122,15 @@ def test_a_subject_leads_to_its_thread_and_to_the_writes_of_its_record(
     assert subjects.write(ns, checkpoint, "task", "r0").startswith(
         subjects.writes_of(record).removesuffix(">")
     )
+
+
+def test_what_is_nested_too_deep_is_refused_like_any_foreign_bytes() -> None:
+    deep = b"\x91" * 100_000 + b"\xc0"
+    for decode in (checkpoints.decode_record, checkpoints.decode_writes):
+        with pytest.raises(WireError, match="recursion"):
+            decode(b"\x81\xa1a" + deep)
+    for whole in (b"\x02" + b"\x95\x01\xa0\x01\xc4\x00" + deep, b"\x02" + deep):
+        with pytest.raises(WireError):
+            pieces.moved(whole)
+    fence = checkpoints.decode_fence(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    assert fence == checkpoints.Fence(writer="unknown")

@@ -15,7 +15,7 @@ from langgraph.store.base import ListNamespacesOp, MatchCondition, PutOp
 from langgraph.store.memory import InMemoryStore
 
 from cas_events.domain.memory import listed, matches
-from cas_events.errors import MemoryUnreadableError
+from cas_events.errors import MemoryUnreadableError, MemoryValueError, WireError
 from cas_events.wire.memory import (
     ROOT,
     MemorySubjects,
@@ -83,6 +83,19 @@ def test_an_item_comes_back(namespace: tuple[str, ...], key: str, value: dict[st
 def test_foreign_bytes_are_no_item(data: bytes, is_packed: bool) -> None:
     with pytest.raises(MemoryUnreadableError):
         decode_item(SUBJECTS, SUBJECTS.item(("a",), "b"), pack(data) if is_packed else data)
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    deep = b"\x81\xa1a" + b"\x91" * 100_000 + b"\xc0"
+    with pytest.raises(MemoryUnreadableError, match="recursion"):
+        decode_item(SUBJECTS, SUBJECTS.item(("a",), "b"), pack(deep))
+    with pytest.raises(WireError, match="recursion"):
+        decode_item_value(item(("a",), "b", Inline("", deep)), {})
+    value: Any = {}
+    for _ in range(100_000):
+        value = {"a": value}
+    with pytest.raises(MemoryValueError):
+        encode_item_value(("a",), "b", value, {})
 
 
 def test_an_item_of_another_name_or_of_monstrous_size_is_refused() -> None:
