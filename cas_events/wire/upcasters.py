@@ -39,8 +39,10 @@ def upcast(
         newest: where to stop.
 
     Returns:
-        The version and the data; both as they were when the version is the newest, or newer.
+        The version and the data; both as they were when the version is the newest, or newer, or below 0.
     """
+    if version < 0:
+        return version, data  # A raw client's; counting up from wherever it is could take for ever.
     for at in range(version, newest):
         step = steps.get((type_, at))
         data = step(data) if step is not None else data

@@ -106,6 +106,12 @@ def test_chain_raises_from_any_version_alike(degrees: int, other: dict[str, int]
     assert upcast("x.cold", 0, zero, steps=MADE_UP, newest=3) == (3, zero)
 
 
+@given(version=st.integers(max_value=-1))
+def test_a_version_that_cannot_be_is_kept_as_it_is(version: int) -> None:
+    assert upcast("x.heat", version, {"degrees": 1}, steps=MADE_UP, newest=3) == (version, {"degrees": 1})
+    assert upcast("x.heat", -(10**11), {"degrees": 1}, steps=MADE_UP, newest=3)[0] < 0  # and at once
+
+
 def test_newer_data_is_kept_as_it_is() -> None:
     assert upcast("x.heat", 9, {"a": 1}, steps=MADE_UP, newest=3) == (9, {"a": 1})
     raw = json.loads(json.loads((FROZEN / "v1" / "cas.log.json").read_text(encoding="utf-8"))[0]["stored"])
