@@ -15,10 +15,11 @@ from cas_events.errors import CasEventsError, WireError
 from cas_events.jetstream.memory.reading import Found, ItemReader
 from cas_events.jetstream.memory.writing import ItemWriter, now_us
 from cas_events.wire.memory import StoredItem, decode_item_value
-from cas_events.wire.pieces import Inline
+from cas_events.wire.pieces import Inline, Whole
 
 _log = logging.getLogger(__name__)
 
+_LARGE_AT_ONCE = 16
 _DROPS_MAX = 500  # What one search deletes of what is over; the rest is a sweep's, or the next search's.
 
 
@@ -65,13 +66,11 @@ class Search:
         found = await self._reader.scan(self._subjects.within(op.namespace_prefix), look)
         self._drop(over)
         if op.filter:
-            large = [each for each in found if not isinstance(each[0].value, Inline)]
-            passing = {
-                item.put
-                for item, _, value in await self._reader.valued_each(large)
-                if matches(value, op.filter)
-            }
-            found = [each for each in found if isinstance(each[0].value, Inline) or each[0].put in passing]
+            large = [each for each in found if isinstance(each[0].value, Whole)]
+            found = [each for each in found if isinstance(each[0].value, Inline)]
+            for start in range(0, len(large), _LARGE_AT_ONCE):  # Only so many are in memory.
+                valued = await self._reader.valued_each(large[start : start + _LARGE_AT_ONCE])
+                found += [(item, seq) for item, seq, value in valued if matches(value, op.filter)]
         found.sort(key=lambda each: (each[0].updated_us, each[1]), reverse=True)
         results = await self._reader.valued_each(found[op.offset : op.offset + op.limit])
         if op.refresh_ttl:
