@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cas_events.cli import (
+    agents,
     audit,
     doctor,
     look,
@@ -51,6 +52,7 @@ app.command("retry", rich_help_panel=START)(start.retry)
 app.command("resume", rich_help_panel=START)(resume.resume)
 app.command("cancel", rich_help_panel=START)(start.cancel)
 app.command("tasks", rich_help_panel=LOOK)(tables.tasks)
+app.add_typer(agents.app, name="agents", rich_help_panel=LOOK)
 app.command("tree", rich_help_panel=LOOK)(tree.tree)
 app.command("state", rich_help_panel=LOOK)(state.state)
 app.command("logs", rich_help_panel=LOOK)(look.logs)

@@ -83,6 +83,13 @@ class StreamInfo(msgspec.Struct, frozen=True):
     created: str = ""
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """How far a consumer is, and when that changed; None for never."""
+
+    stream_seq: int = 0
+    last_active: datetime | None = None
+
+
 class ConsumerInfo(msgspec.Struct, frozen=True):
     """A consumer's settings, as raw JSON, and what it has to do.
 
@@ -90,6 +97,8 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
         num_pending: messages that match and were never delivered.
         num_ack_pending: messages delivered and not acknowledged.
         num_waiting: pull requests that wait for messages.
+        delivered: how far it has delivered.
+        ack_floor: up to where everything is acknowledged.
     """
 
     stream_name: str
@@ -100,6 +109,8 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
     num_redelivered: int = 0
     num_waiting: int = 0
     paused: bool = False
+    delivered: Progress = Progress()
+    ack_floor: Progress = Progress()
 
 
 class _StoredJson(msgspec.Struct, frozen=True):

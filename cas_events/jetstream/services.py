@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ class MicroService:
         description: one line.
         subject: where it takes requests.
         handler: answers one request with its payload. What it raises is logged and answered with an error.
+        metadata: shown to whoever asks for its info.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class MicroService:
         description: str,
         subject: str,
         handler: Handler,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._connection = connection
         self._name = name
@@ -57,6 +59,7 @@ class MicroService:
         self._description = description
         self._subject = subject
         self._handler = handler
+        self._metadata = dict(metadata or {})
         self._id = uuid.uuid4().hex
         self._started = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         self._subscriptions: list[Subscription] = []
@@ -115,7 +118,7 @@ class MicroService:
         self._publish(message.reply, b"", header)
 
     def _describe(self, answer: Callable[[], dict[str, Any]], message: Message) -> None:
-        identity = {"name": self._name, "id": self._id, "version": self._version, "metadata": {}}
+        identity = {"name": self._name, "id": self._id, "version": self._version, "metadata": self._metadata}
         self._publish(message.reply, msgspec.json.encode({**identity, **answer()}))
 
     def _publish(self, subject: str, payload: bytes, header: bytes = b"") -> None:

@@ -33,6 +33,7 @@ from cas_events.jetstream.reads import DecidingReads
 from cas_events.runner.holds import Desk, Hold, Offer, Source
 from cas_events.runner.intake import Intake
 from cas_events.runner.ledger import Ledger, LostRaceError
+from cas_events.runner.presence import Presence
 from cas_events.runner.storage import StorageWatch
 from cas_events.wire.subjects import Names
 
@@ -94,6 +95,15 @@ class Keeper:
         self.storage = StorageWatch(names, reads)
         self._intake = Intake(
             desk=desk, sources=sources, storage=self.storage, on_offer=on_offer, loop=loop, send=self._publish
+        )
+        self._agent_ids = sorted({source.agent_id for source in sources if source.agent_id})
+        self._presence = Presence(
+            names,
+            runner_id,
+            self._agent_ids,
+            desk=desk,
+            is_pulling=lambda: self._intake.is_pulling,
+            publish=self._publish,
         )
 
     # --- called from the event loop ------------------------------------------------------------------------------------
@@ -179,6 +189,7 @@ class Keeper:
             try:
                 await self._beat(js, ledger)
             finally:
+                await self._presence.close()
                 await self._intake.close()
 
     async def _beat(self, js: JetStream, ledger: Ledger) -> None:
@@ -188,6 +199,7 @@ class Keeper:
             self._intake.give_back_untaken()
             self._intake.ask()
             self._renew_due(js, ledger)
+            self._presence.beat_if_due()
             self.storage.refresh_if_due(js)
             await asyncio.sleep(BEAT_S)
         if self._renewing:
@@ -203,8 +215,9 @@ class Keeper:
 
     async def _answer_services(self, connection: Connection) -> None:
         await connection.subscribe(self._names.runner_service(self._runner_id), self._answer_owner)
-        for agent_id in {source.agent_id for source in self._sources if source.agent_id}:
+        for agent_id in self._agent_ids:
             await connection.subscribe(self._names.agent_service(agent_id), self._answer_agent)
+        await self._presence.open(connection)
 
     def _answer_owner(self, request: Message) -> None:
         """Another runner asks: ``{"task", "fence"}``; answer ``{"mine": bool}``."""

@@ -139,6 +139,19 @@ class Names:
         return f"{self.deployment}.svc.agent.{agent}"
 
     @cached_property
+    def beats(self) -> str:
+        """Where every runner answers with its beat."""
+        return f"{self.deployment}.svc.beats"
+
+    def beat(self, runner: str) -> str:
+        """Where a runner process says that it lives."""
+        return f"{self.deployment}.svc.beat.{runner}"
+
+    def runner_beat(self, runner: str) -> str:
+        """Where one runner answers with its beat: its endpoint as a micro service."""
+        return f"{self.deployment}.svc.runner.{runner}.beat"
+
+    @cached_property
     def sql_service(self) -> str:
         """Where the projector answers SQL."""
         return f"{self.deployment}.svc.sql"

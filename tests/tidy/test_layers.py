@@ -19,6 +19,7 @@ CLIENT = tuple(
     f"cas_events.{name}"
     for name in (
         "client",
+        "fleet",
         "log_follow",
         "moments",
         "reading",

@@ -1,0 +1,61 @@
+"""What an agent's own events make of it, as ``cas_agents`` has it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from cas_events.domain import breaker
+from cas_events.domain.events import AGENT_REGISTERED, Event
+
+DEREGISTERED = "cas.agent.deregistered"
+PAUSED = "cas.agent.paused"
+UNPAUSED = "cas.agent.unpaused"
+
+_STATUSES = {AGENT_REGISTERED: "registered", DEREGISTERED: "deregistered"}
+_BREAKERS = {breaker.OPENED: "open", breaker.HALF_OPENED: "half_open", breaker.CLOSED: "closed"}
+
+
+class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent, as the log knows it.
+
+    Attributes:
+        agent_id: its name.
+        status: ``registered`` or ``deregistered``; None before either.
+        version: as last registered.
+        registered_at: when that was.
+        breaker: ``closed``, ``open`` or ``half_open``.
+        is_paused: whether an operator stopped its intake.
+    """
+
+    agent_id: str
+    status: str | None = None
+    version: str = ""
+    registered_at: datetime | None = None
+    breaker: str = "closed"
+    is_paused: bool = False
+
+
+def fold_agent(agent_id: str, events: Iterable[Event]) -> AgentFacts:
+    """The agent after these events of its own, oldest first; types that say nothing of it pass."""
+    facts = AgentFacts(agent_id=agent_id)
+    for event in events:
+        facts = structs.replace(facts, **_changes(event))
+    return facts
+
+
+def _changes(event: Event) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if event.type in _STATUSES:
+        changes["status"] = _STATUSES[event.type]
+    if event.type == AGENT_REGISTERED:
+        changes |= {"version": str(event.data.get("version") or ""), "registered_at": event.time}
+    if event.type in _BREAKERS:
+        changes["breaker"] = _BREAKERS[event.type]
+    if event.type in (PAUSED, UNPAUSED):
+        changes["is_paused"] = event.type == PAUSED
+    return changes
