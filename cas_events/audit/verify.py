@@ -17,10 +17,10 @@ from itertools import chain
 from pathlib import Path
 
 from cas_events.audit.bundle import read_lines
+from cas_events.audit.heads import is_signed
 from cas_events.audit.keys import require_extra
 from cas_events.audit.report import Report
 from cas_events.audit.walk import Sign, Walk
-from cas_events.audit.writer import is_signed
 from cas_events.errors import BundleError, WireError
 from cas_events.wire.audit import (
     BUNDLE_KIND,

@@ -16,14 +16,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import msgspec
 
-from cas_events.audit.keys import SigningKey, verify_signature
+from cas_events.audit.heads import is_signed, sign_head
+from cas_events.audit.keys import SigningKey
 from cas_events.domain.events import AUDIT_HEAD
 from cas_events.domain.merkle import Frontier
-from cas_events.errors import AuditError, WireError, WrongLastSequenceError
+from cas_events.errors import AuditError, CasEventsError, ServerError, WireError, WrongLastSequenceError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
@@ -32,7 +32,6 @@ from cas_events.uuid7 import uuid7
 from cas_events.wire.audit import (
     FINGERPRINT_BYTES,
     Head,
-    Previous,
     StreamHead,
     decode_head,
     hash_message,
@@ -48,7 +47,8 @@ DEFAULT_EVENTS = 5_000
 DEFAULT_INTERVAL_S = 60.0
 EVENTS_MAX = 10_000  # Fingerprints of as many stay well below what may stand inline in an event (256 KiB).
 _LOOK_S = 1.0  # How often the streams' ends are asked for.
-_PAUSE_S = 5.0  # After an error.
+_PAUSE_S = 5.0  # After an error of the server.
+_LONG_PAUSE_S = 60.0  # After one that does not go away by itself.
 _YIELD_EVERY = 500  # messages, about 1 ms
 _BACK_MAX = 256  # Heads to go back one by one before they are all read.
 
@@ -110,7 +110,7 @@ class HeadWriter:
         self._pace = pace or Pace()
         self._streams: list[_Growing] = []
         self._unsigned = 0
-        self._unsigned_since_s = 0.0
+        self._waiting_since_s: float | None = None
 
     async def run(self) -> None:
         """Sign until cancelled.
@@ -124,11 +124,18 @@ class HeadWriter:
                     while await self.step():
                         pass
                     await asyncio.sleep(_LOOK_S)
+            except ServerError as error:
+                log.warning("the log is not signed for now: %s", error)
+                pause_s = _PAUSE_S
+            except CasEventsError as error:
+                log.error("the log is not signed: %s", error)  # noqa: TRY400 - it says all in one line
+                pause_s = _LONG_PAUSE_S
             except Exception:
                 # Tables and answers must not stop because signing does; `cas audit verify` shows what lacks a head.
-                log.exception("no head of the log was signed; trying again")
-                self._streams = []
-                await asyncio.sleep(_PAUSE_S)
+                log.exception("the log is not signed")
+                pause_s = _LONG_PAUSE_S
+            self._streams, self._unsigned = [], 0
+            await asyncio.sleep(pause_s)
 
     async def sign_now(self) -> int | None:
         """Sign everything that is stored; the last head's sequence, None if nothing but heads was new."""
@@ -140,11 +147,20 @@ class HeadWriter:
         return await self._append() if self._unsigned else seq
 
     async def step(self) -> bool:
-        """Take in what is new, and sign if it is time; whether there is more to take in."""
+        """Take in what is new and sign it, if it is time; whether there is more to take in."""
+        new = [await self._last_seq(growing) - growing.next_seq + 1 for growing in self._streams]
+        if not any(new):
+            self._waiting_since_s = None
+            return False
+        now_s = time.monotonic()
+        if self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+        if max(new) < self._pace.events and now_s - self._waiting_since_s < self._pace.interval_s:
+            return False
         is_full = await self._read_on()
-        waited_s = time.monotonic() - self._unsigned_since_s
-        if is_full or (self._unsigned and waited_s >= self._pace.interval_s):
+        if is_full or self._unsigned:
             await self._append()
+        self._waiting_since_s = None
         return is_full
 
     # --- where to go on
@@ -215,7 +231,7 @@ class HeadWriter:
         """Take in what is stored, up to a full head; whether it is full."""
         is_full = False
         for growing in self._streams:
-            last_seq = (await self._js.stream_info(growing.stream)).state.last_seq
+            last_seq = await self._last_seq(growing)
             if last_seq < growing.next_seq - 1:
                 raise AuditError(
                     f"{growing.stream} ends at {last_seq}; it was read to {growing.next_seq - 1}"
@@ -224,6 +240,9 @@ class HeadWriter:
             await self._take_in(growing, min(last_seq, full_seq))
             is_full = is_full or growing.next_seq > full_seq
         return is_full
+
+    async def _last_seq(self, growing: _Growing) -> int:
+        return (await self._js.stream_info(growing.stream)).state.last_seq
 
     async def _take_in(self, growing: _Growing, last_seq: int) -> None:
         """Read up to a sequence; what is not there is taken in as missing."""
@@ -258,17 +277,12 @@ class HeadWriter:
             )
         )
         if message.subject != self._names.audit_head:
-            self._count()
+            self._unsigned += 1
 
     def _fill(self, growing: _Growing, seq: int) -> None:
         while growing.next_seq < seq:
             growing.add(hash_missing(growing.stream, growing.next_seq))
-            self._count()
-
-    def _count(self) -> None:
-        if not self._unsigned:
-            self._unsigned_since_s = time.monotonic()
-        self._unsigned += 1
+            self._unsigned += 1
 
     # --- signing
 
@@ -301,31 +315,7 @@ class HeadWriter:
         )
 
 
-def sign_head(key: SigningKey, streams: list[StreamHead], newest: StoredMessage | None) -> Head:
-    """A signed head behind the newest that is stored."""
-    previous = Previous(newest.seq, _sha256(newest.data)) if newest else None
-    head = Head(streams=streams, previous=previous, public_key=key.public_key)
-    text = head.signed_text()
-    return msgspec.structs.replace(head, hash=_sha256(text), signature=key.sign(text))
-
-
-def is_signed(head: Head) -> bool:
-    """Whether its key signed it and all that it says of itself is so.
-
-    Raises:
-        WireError: its roots and frontiers, or its fingerprints, do not belong together.
-    """
-    text = head.signed_text()
-    for part in head.streams:
-        part.tree()
-    return head.hash == _sha256(text) and verify_signature(head.public_key, head.signature, text)
-
-
 def _checked(head: Head, message: StoredMessage) -> Head:
     if not is_signed(head):
         raise WireError(f"{message.stream} {message.seq}: the head bears this key, but not its signature")
     return head
-
-
-def _sha256(data: bytes) -> str:
-    return sha256(data).hexdigest()
