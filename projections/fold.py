@@ -24,6 +24,7 @@ from projections import store
 from projections.continuity import Newest
 from projections.staging import Letter, Stage
 from projections.statements import script, statements
+from projections.views import make_views
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Fold:
             self._check_version(path)
             self._connection.execute(script("schema"))
             self._connection.execute(script("as_of"))
+            make_views(self._connection)
             self._claim_positions(path)
             self._stage = Stage(self._connection, self._names)
             self._prepare()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from cas_events.errors import QueryError
 from projections.store import Connection
+from projections.views import views_as_tables
 
 TABLES = (
     "cas_tasks", "cas_agents", "cas_agent_logs", "cas_agent_state", "cas_agent_events", "cas_commands",
@@ -40,14 +41,14 @@ def sequence_of(connection: Connection, as_of: int | str, newest: int) -> int:
 
 
 def in_the_past(statement: str, seq: int) -> str:
-    """A statement whose plain table names mean the tables as of a sequence.
+    """A statement whose plain names of tables and views mean those as of a sequence.
 
     Args:
         statement: one SELECT, without what ends a statement.
         seq: a whole number.
     """
     tables = ", ".join(f"{table} AS (FROM main.{table}_as_of({int(seq)}))" for table in TABLES)
-    return f"WITH {tables} FROM (\n{statement}\n)"
+    return f"WITH {tables}, {views_as_tables()} FROM (\n{statement}\n)"
 
 
 def _seq_at(connection: Connection, moment: datetime) -> int:
