@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from cas_events.errors import ConnectionLostError, NoRespondersError, ProjectionError, QueryError
-from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.connection import Connection, Message
 from cas_events.wire.rows import QueryResult, decode_any
 from cas_events.wire.subjects import Names
+
+T = TypeVar("T")
+
+
+class ArrowResult(NamedTuple):
+    """Rows as one Arrow IPC stream, for whatever reads that: DuckDB, Polars, pandas, nanoarrow.
+
+    Attributes:
+        data: the stream's bytes.
+        as_of: up to which sequence of the event stream the tables were when asked.
+    """
+
+    data: bytes
+    as_of: int
 
 
 async def query(
@@ -41,6 +55,37 @@ async def query(
         QueryError: it was refused or failed; ``reason`` says which.
         ProjectionError: no projector answers.
     """
+    request = _request(sql, params, wait_for, limit, as_of)
+    return await _bounded(
+        deployment, timeout_s, lambda subject: _collect(connection, subject, request, timeout_s)
+    )
+
+
+async def query_arrow(
+    connection: Connection,
+    deployment: str,
+    sql: str,
+    params: Sequence[object] | Mapping[str, object] = (),
+    *,
+    wait_for: int = 0,
+    limit: int | None = None,
+    as_of: int | str | None = None,
+    timeout_s: float = 20.0,
+) -> ArrowResult:
+    """As `query`, with the rows as Arrow."""
+    request = _request(sql, params, wait_for, limit, as_of) | {"format": "arrow"}
+    return await _bounded(
+        deployment, timeout_s, lambda subject: _collect_arrow(connection, subject, request, timeout_s)
+    )
+
+
+def _request(
+    sql: str,
+    params: Sequence[object] | Mapping[str, object],
+    wait_for: int,
+    limit: int | None,
+    as_of: int | str | None,
+) -> dict[str, Any]:
     request: dict[str, Any] = {
         "sql": sql,
         "params": dict(params) if isinstance(params, Mapping) else list(params),
@@ -51,16 +96,36 @@ async def query(
         request["limit"] = limit
     if as_of is not None:
         request["as_of"] = as_of
-    subject = Names(deployment).sql_service
+    return request
+
+
+async def _bounded(deployment: str, timeout_s: float, ask: Callable[[str], Awaitable[T]]) -> T:
     try:
         async with asyncio.timeout(timeout_s):
-            return await _collect(connection, subject, request, timeout_s)
+            return await ask(Names(deployment).sql_service)
     except NoRespondersError as error:
         raise ProjectionError(
             f"no projector of {deployment} is running; start one with `cas projector`"
         ) from error
     except (TimeoutError, ConnectionLostError) as error:
         raise ProjectionError(f"the projector did not answer within {timeout_s:g} s") from error
+
+
+async def _collect_arrow(
+    connection: Connection, subject: str, request: dict[str, Any], timeout_s: float
+) -> ArrowResult:
+    """The whole stream, whose parts are asked for one after the other."""
+    parts: list[bytes] = []
+    while True:
+        message = await _send(connection, subject, request, timeout_s)
+        if message.header_value("Cas-Format") != "arrow":
+            _checked(decode_any(message.data))
+            raise QueryError("the projector does not know Arrow; it may be of an older version")
+        parts.append(message.data)
+        more = message.header_value("Cas-More")
+        if more is None:
+            return ArrowResult(b"".join(parts), int(message.header_value("Cas-As-Of") or 0))
+        request = {"more": more}
 
 
 async def _collect(
@@ -79,11 +144,19 @@ async def _collect(
 async def _ask(
     connection: Connection, subject: str, request: dict[str, Any], timeout_s: float
 ) -> dict[str, Any]:
+    message = await _send(connection, subject, request, timeout_s)
+    return _checked(decode_any(message.data))
+
+
+async def _send(connection: Connection, subject: str, request: dict[str, Any], timeout_s: float) -> Message:
     message = await connection.request(subject, msgspec.json.encode(request), timeout_s=timeout_s)
     failure = message.header_value("Nats-Service-Error")
     if failure:
         raise QueryError(f"the projector failed: {failure}")
-    answer: dict[str, Any] = decode_any(message.data)
+    return message
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
         raise QueryError(answer["error"]["message"], reason=answer["error"]["reason"])
     return answer

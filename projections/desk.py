@@ -92,14 +92,20 @@ class Desk:
         return True
 
     async def run(
-        self, sql: str, params: Params = (), *, limit: int | None = None, as_of: AsOf = None
+        self,
+        sql: str,
+        params: Params = (),
+        *,
+        limit: int | None = None,
+        as_of: AsOf = None,
+        arrow: bool = False,
     ) -> Answer:
         """Answer one query, as `Queries.run` does.
 
         Raises:
             QueryError: it was refused or failed; ``reason`` says which.
         """
-        return await (await self._current()).run(sql, params, limit=limit, as_of=as_of)
+        return await (await self._current()).run(sql, params, limit=limit, as_of=as_of, arrow=arrow)
 
     async def _current(self) -> Queries:
         try:

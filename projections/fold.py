@@ -158,7 +158,9 @@ class Fold:
     # --- opening ---------------------------------------------------------------------------------------------------
 
     def _check_version(self, path: Path) -> None:
-        """Refuse the tables of another version before anything is made in their file."""
+        """Refuse a snapshot, and the tables of another version, before anything is made in their file."""
+        if self._connection.execute("FROM duckdb_tables() WHERE table_name = 'cas_snapshot'"):
+            raise ProjectionError(f"{path} is a snapshot, which no projector goes on with")
         if not self._connection.execute("FROM duckdb_tables() WHERE table_name = 'cas_projection'"):
             return
         for (found,) in self._connection.execute("SELECT DISTINCT version FROM cas_projection"):

@@ -51,12 +51,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A query's result with its rows already encoded, each as a JSON array."""
+    """A query's result with its rows already encoded: each as a JSON array, or all as one Arrow IPC stream."""
 
     columns: list[str]
     types: list[str]
     rows: list[bytes]
     as_of: int
+    arrow: bytes = b""
 
     def decoded(self) -> QueryResult:
         """The same as values."""
@@ -95,7 +96,13 @@ class Queries:
         self._closing = False
 
     async def run(
-        self, sql: str, params: Params = (), *, limit: int | None = None, as_of: AsOf = None
+        self,
+        sql: str,
+        params: Params = (),
+        *,
+        limit: int | None = None,
+        as_of: AsOf = None,
+        arrow: bool = False,
     ) -> Answer:
         """Answer one query.
 
@@ -104,6 +111,7 @@ class Queries:
             params: for its placeholders.
             limit: rows at most; without it the answer must not exceed the limit on rows.
             as_of: ask the tables as they were then, see `past`.
+            arrow: have the rows as Arrow.
 
         Raises:
             QueryError: it was refused or failed; ``reason`` says which.
@@ -116,7 +124,7 @@ class Queries:
         finally:
             self._waiting -= 1
         task = _Running()
-        future = _in_thread(lambda: self._answer(task, sql, params, limit, as_of))
+        future = _in_thread(lambda: self._answer(task, sql, params, limit, as_of, arrow=arrow))
         self._running[task] = future
         future.add_done_callback(lambda done: self._ended(task, done))
         return await self._watched(task, future)
@@ -179,28 +187,39 @@ class Queries:
 
     # --- in a reader's thread ----------------------------------------------------------------------------------------
 
-    def _answer(self, task: _Running, sql: str, params: Params, limit: int | None, as_of: AsOf) -> Answer:
+    def _answer(
+        self, task: _Running, sql: str, params: Params, limit: int | None, as_of: AsOf, *, arrow: bool
+    ) -> Answer:
         if len(sql) > SQL_BYTES_MAX:
             raise QueryError(f"the statement is over {SQL_BYTES_MAX} characters", reason="syntax")
         statement = self._statements.check(sql)
         most = self.limits.rows if limit is None else min(limit, self.limits.rows)
+        fetched = most + (limit is None)
         with self._borrowed() as connection, task.on(connection), connection.snapshot():
             [(seq,)] = connection.select(_POSITION, (self._events_stream,), limit=1)[2]
             if as_of is not None:
                 seq = sequence_of(connection, as_of, seq)
                 statement = in_the_past(statement, seq)
-            columns, types, rows = connection.select(statement, params, limit=most + (limit is None))
-        if len(rows) > most:
+            if arrow:
+                stream, count = connection.select_arrow(statement, params, limit=fetched)
+                self._require_small(count, most, len(stream))
+                return Answer([], [], [], seq, stream)
+            columns, types, rows = connection.select(statement, params, limit=fetched)
+        self._require_small(len(rows), most, 0)
+        encoded = encode_rows(types, rows)
+        self._require_small(len(rows), most, sum(map(len, encoded)))
+        return Answer(columns, types, encoded, seq)
+
+    def _require_small(self, rows: int, most: int, size: int) -> None:
+        if rows > most:
             raise QueryError(
                 f"more than {most} rows; add a LIMIT, or ask for parts by last_seq or seq",
                 reason="too_many_rows",
             )
-        encoded = encode_rows(types, rows)
-        if sum(map(len, encoded)) > self.limits.result_bytes:
+        if size > self.limits.result_bytes:
             raise QueryError(
                 f"more than {self.limits.result_bytes} bytes; ask for less", reason="too_many_rows"
             )
-        return Answer(columns, types, encoded, seq)
 
     @contextmanager
     def _borrowed(self) -> Iterator[Connection]:

@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from cas_events.errors import FileInUseError, ProjectionError, QueryError
+from projections.arrow_ipc import NanoarrowException, encode_stream
 
 MEMORY_LIMIT = "1GB"
 # The projector makes checkpoints itself, so DuckDB need not.
@@ -90,6 +91,23 @@ class Connection:
     def _prepare(self, name: str) -> None:
         self._raw.execute(f"PREPARE {name} AS {self._unprepared.pop(name)}")
 
+    def insert(self, table: str, feed: object) -> int:
+        """Put the rows of an object with `__arrow_c_stream__` into a table; how many they were."""
+        self._raw.register("cas_feed_internal", feed)
+        try:
+            sql = f"INSERT INTO {table} SELECT * FROM cas_feed_internal"  # noqa: S608 - one of our names
+            return int(self._raw.execute(sql).fetchall()[0][0])
+        finally:
+            self._raw.unregister("cas_feed_internal")
+
+    def read(self, feed: object) -> list[tuple[Any, ...]]:
+        """The rows of an object with `__arrow_c_stream__`."""
+        self._raw.register("cas_feed_internal", feed)
+        try:
+            return self._raw.execute("FROM cas_feed_internal").fetchall()
+        finally:
+            self._raw.unregister("cas_feed_internal")
+
     def register(self, name: str, feed: object) -> None:
         """Show an object with `__arrow_c_stream__` as a table; it is asked anew by each statement."""
         self._raw.register(name, feed)
@@ -129,6 +147,23 @@ class Connection:
             return list(relation.columns), types, shown.fetchall()
         except duckdb.Error as error:
             raise _query_error(error) from error
+
+    def select_arrow(
+        self, sql: str, params: Sequence[object] | Mapping[str, object], *, limit: int
+    ) -> tuple[bytes, int]:
+        """As `select`, with the rows as one Arrow IPC stream, and how many they are.
+
+        Raises:
+            QueryError: it failed.
+        """
+        try:
+            relation = self._raw.sql(sql, params=_bindable(params)).limit(limit)
+            return encode_stream(relation)
+        except duckdb.Error as error:
+            raise _query_error(error) from error
+        except NanoarrowException as error:  # What DuckDB says while rows are drawn comes wrapped.
+            reason = "timeout" if "INTERRUPT" in str(error) else "failed"
+            raise QueryError(_first_line(error), reason=reason) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -171,6 +206,18 @@ def open_file(path: Path, *, read_only: bool = False) -> Connection:
     except (duckdb.Error, OSError) as error:
         raise _cannot_open(path, str(error)) from error
     return Connection(raw)
+
+
+def make_copy_file(path: Path) -> Connection:
+    """A new database file for a copy of the tables: without the bounds on what statements may reach, so only for ours.
+
+    Raises:
+        ProjectionError: it cannot be made.
+    """
+    try:
+        return Connection(duckdb.connect(str(path), config={"autoinstall_known_extensions": False}))
+    except (duckdb.Error, OSError) as error:
+        raise ProjectionError(f"{path} cannot be made: {_first_line(error)}") from error
 
 
 class StatementCheck:

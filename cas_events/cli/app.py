@@ -12,6 +12,7 @@ from cas_events.cli import (
     rebuilding,
     resume,
     serve,
+    snapshot,
     start,
     state,
     tables,
@@ -59,6 +60,7 @@ app.command("logs", rich_help_panel=LOOK)(look.logs)
 app.command("tail", rich_help_panel=LOOK)(look.tail)
 app.command("replay", rich_help_panel=LOOK)(look.replay)
 app.command("sql", rich_help_panel=LOOK)(tables.sql)
+app.command("snapshot", rich_help_panel=LOOK)(snapshot.snapshot)
 app.command("rebuild", rich_help_panel=LOOK)(rebuilding.rebuild)
 app.command("verify", rich_help_panel=LOOK)(verifying.verify)
 app.add_typer(audit.app, name="audit", rich_help_panel=LOOK)

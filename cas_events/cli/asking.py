@@ -65,11 +65,44 @@ async def query(
             connection, settings.deployment, sql, params, wait_for=wait_for, limit=limit, as_of=as_of
         )
     except ProjectionError as error:
-        if isinstance(error, QueryError) or not isinstance(error.__cause__, NoRespondersError):
-            raise
-        if wait_for or not settings.database_path.exists():
+        if not _may_read_file(error, settings, wait_for):
             raise
         return await _query_file(settings, sql, params, limit, as_of)
+
+
+async def query_arrow(
+    settings: Settings,
+    connection: Connection | None,
+    sql: str,
+    params: Sequence[Any] = (),
+    *,
+    wait_for: int = 0,
+    as_of: int | str | None = None,
+) -> bytes:
+    """As `query`, with the rows as an Arrow IPC stream."""
+    from cas_events import sql_client as ask  # noqa: PLC0415 - see the package's docstring
+    from projections.queries import reading  # noqa: PLC0415
+
+    if connection is not None:
+        try:
+            answer = await ask.query_arrow(
+                connection, settings.deployment, sql, params, wait_for=wait_for, as_of=as_of
+            )
+        except ProjectionError as error:
+            if not _may_read_file(error, settings, wait_for):
+                raise
+        else:
+            return answer.data
+    async with reading(settings.database_path) as queries:
+        found = await queries.run(sql, params, as_of=as_of, arrow=True)
+    note(f"no projector runs; read from {settings.database_path} as of sequence {found.as_of}")
+    return found.arrow
+
+
+def _may_read_file(error: ProjectionError, settings: Settings, wait_for: int) -> bool:
+    """Whether nobody answers, and the file may instead."""
+    is_silent = not isinstance(error, QueryError) and isinstance(error.__cause__, NoRespondersError)
+    return is_silent and not wait_for and settings.database_path.exists()
 
 
 async def _query_file(

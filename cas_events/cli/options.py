@@ -28,3 +28,16 @@ LogLevel = Annotated[
     ),
 ]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's id; `cas tasks` lists them.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of",
+        metavar="SEQ|TIME",
+        help="The tables as they were after this event, or after the last one stored until this time (UTC).",
+    ),
+]
+
+
+def as_of_value(text: str | None) -> int | str | None:
+    """What `--as-of` was given: a sequence, or a time as text."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() else text

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import sys
+from contextlib import nullcontext, redirect_stdout
 from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from cas_events.cli.asking import connected, query
-from cas_events.cli.options import Json
-from cas_events.cli.output import note, print_json_array, print_table
+from cas_events.cli.asking import connected, query, query_arrow
+from cas_events.cli.options import AsOf, Json, as_of_value
+from cas_events.cli.output import json_bytes, note, print_json_array, print_table
 from cas_events.cli.session import ask
 from cas_events.cli.texts import STATUS_STYLES, duration
 from cas_events.domain.events import QUEUED, STATUSES
@@ -20,6 +24,7 @@ from cas_events.settings import Settings
 
 if TYPE_CHECKING:
     from cas_events.jetstream.connection import Connection
+    from cas_events.wire.rows import QueryResult
 
 SERVED_ASK_S = 1.0
 
@@ -126,6 +131,15 @@ def _took(begin: str, end: str | None) -> str:
     return duration((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
 
 
+class SqlFormat(StrEnum):
+    """How `cas sql` writes its rows."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    ARROW = "arrow"
+
+
 def sql(
     statement: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT; `-` reads standard input.")],
     param: Annotated[
@@ -141,13 +155,14 @@ def sql(
         int,
         typer.Option("--wait-for", metavar="SEQ", min=0, help="Answer only when the tables hold this event."),
     ] = 0,
-    as_of: Annotated[
-        str | None,
-        typer.Option(
-            "--as-of",
-            metavar="SEQ|TIME",
-            help="The tables as they were after this event, or after the last one stored until this time (UTC).",
-        ),
+    as_of: AsOf = None,
+    format_: Annotated[
+        SqlFormat | None,
+        typer.Option("--format", help="A table for people, JSON, CSV, or an Arrow IPC stream."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write there, not to standard output."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -159,7 +174,17 @@ def sql(
     Example: `cas sql "SELECT status, count(*) FROM cas_tasks GROUP BY ALL"`
     """
     text = sys.stdin.read() if statement == "-" else statement
-    ask(_sql(text, [_param(value) for value in param or []], wait_for, as_of, json=json))
+    form = format_ or (SqlFormat.JSON if json else SqlFormat.TABLE)
+    if form is SqlFormat.ARROW and output is None and sys.stdout.isatty():
+        raise typer.BadParameter(
+            "Arrow is not for a terminal; name a file with --output", param_hint="--format"
+        )
+    asked = {
+        "params": [_param(value) for value in param or []],
+        "wait_for": wait_for,
+        "as_of": as_of_value(as_of),
+    }
+    ask(_sql(text, asked, form, output))
 
 
 def _param(text: str) -> Any:
@@ -172,12 +197,39 @@ def _param(text: str) -> Any:
         return text
 
 
-async def _sql(statement: str, params: list[Any], wait_for: int, as_of: str | None, *, json: bool) -> None:
+async def _sql(statement: str, asked: dict[str, Any], form: SqlFormat, output: Path | None) -> None:
     settings = Settings.from_env()
-    when = int(as_of) if as_of is not None and as_of.isascii() and as_of.isdigit() else as_of
     async with connected(settings) as connection:
-        answer = await query(settings, connection, statement, params, wait_for=wait_for, as_of=when)
-    if json:
+        if form is SqlFormat.ARROW:
+            data = await query_arrow(settings, connection, statement, **asked)
+        else:
+            answer = await query(settings, connection, statement, **asked)
+    if form is SqlFormat.ARROW:
+        with nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as binary:
+            binary.write(data)
+        return
+    with (
+        nullcontext(sys.stdout)
+        if output is None
+        else output.open("w", encoding="utf-8", newline="") as target,
+        redirect_stdout(target),
+    ):
+        _print(answer, form)
+
+
+def _print(answer: QueryResult, form: SqlFormat) -> None:
+    if form is SqlFormat.JSON:
         print_json_array(answer.dicts())
+    elif form is SqlFormat.CSV:
+        lines = csv.writer(sys.stdout, lineterminator="\n")
+        lines.writerow(answer.columns)
+        lines.writerows([_csv_cell(value) for value in row] for row in answer.rows)
     else:
         print_table(answer.columns, answer.rows, types=answer.types)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Text and numbers as they are, nothing for null, anything else as JSON."""
+    if isinstance(value, bool | dict | list):
+        return json_bytes(value).decode()
+    return value

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,15 @@ _QUEUE = "q"
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Message], Awaitable[bytes]]
+
+class Reply(NamedTuple):
+    """An answer with headers of its own."""
+
+    payload: bytes
+    header: bytes
+
+
+Handler = Callable[[Message], Awaitable[bytes | Reply]]
 
 
 class MicroService:
@@ -38,7 +46,7 @@ class MicroService:
         version: semantic version.
         description: one line.
         subject: where it takes requests.
-        handler: answers one request with its payload. What it raises is logged and answered with an error.
+        handler: answers one request with its payload, or with a `Reply`. What it raises is logged and answered with an error.
         metadata: shown to whoever asks for its info.
     """
 
@@ -109,7 +117,7 @@ class MicroService:
             return
         finally:
             self._busy_ns += time.monotonic_ns() - began_ns
-        self._publish(message.reply, payload)
+        self._publish(message.reply, *(payload if isinstance(payload, Reply) else (payload,)))
 
     def _refuse(self, message: Message, code: int, description: str) -> None:
         self._errors += 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import nanoarrow as na
 import pytest
 
 from benchmarks.replay import synthetic
@@ -15,7 +17,7 @@ from cas_events.errors import ProjectionError, QueryError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
-from cas_events.sql_client import query
+from cas_events.sql_client import query, query_arrow
 from cas_events.wire.subjects import Names
 from projections.projector import Projector
 from projections.queries import Limits, Queries, query_file
@@ -133,6 +135,23 @@ REFUSED = [
     ("FROM 'https://example.com/x.parquet'", "forbidden"),
     ("SELECT write_log('x')", "forbidden"),
     ("SELECT sleep_ms(10)", "forbidden"),
+    ("EXPLAIN ANALYZE SELECT 1", "not_read_only"),
+    ("VACUUM", "not_read_only"),
+    ("LOAD httpfs", "not_read_only"),
+    ("RESET memory_limit", "not_read_only"),
+    ("USE memory", "not_read_only"),
+    ("PREPARE x AS SELECT 1", "not_read_only"),
+    ("EXPORT DATABASE '/tmp/x'", "not_read_only"),
+    ("SELECT 1; COPY cas_tasks TO '/tmp/x.csv'", "syntax"),
+    ("FROM parquet_scan('/tmp/x.parquet')", "forbidden"),
+    ("FROM read_text('/etc/passwd')", "forbidden"),
+    ("FROM read_blob('/proc/self/environ')", "forbidden"),
+    ("FROM duckdb_secrets()", "forbidden"),
+    ("FROM duckdb_settings()", "forbidden"),
+    ("FROM query_table('cas_tasks')", "forbidden"),
+    ("SELECT getenv('HOME')", "forbidden"),
+    ("SELECT (FROM (SELECT count(*) FROM read_csv('/etc/passwd')))", "forbidden"),
+    ("WITH x AS (FROM read_text('/etc/passwd')) FROM x", "forbidden"),
     ("SELECT nope FROM cas_tasks", "failed"),
     ("FROM nope", "failed"),
     ("SELECT $1", "failed"),
@@ -148,6 +167,64 @@ async def test_a_query_that_needs_too_much_memory_is_refused(
     served: int, deployment: str, connection: Connection
 ) -> None:
     await refused(served, deployment, connection, TOO_LARGE, "memory")
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT repeat('x', 1000000) FROM range(100000)", "SELECT list(range) FROM range(100000000)"]
+)
+@pytest.mark.parametrize("served", [60.0], indirect=True)
+async def test_an_answer_that_is_too_large_is_refused_before_it_is_held(
+    served: int, deployment: str, connection: Connection, sql: str
+) -> None:
+    for ask in (query, query_arrow):
+        with pytest.raises(QueryError) as caught:
+            await ask(connection, deployment, sql, timeout_s=promised(60.0))
+        assert caught.value.reason in ("memory", "too_many_rows")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 1024 * 1024  # KiB
+
+
+async def test_arrow_in_parts(served: int, deployment: str, connection: Connection) -> None:
+    sql = "SELECT i, repeat('x', 100) AS text, '{\"a\": 1.50}'::JSON AS j FROM range(60000) t(i) ORDER BY i"
+    result = await query_arrow(connection, deployment, sql, wait_for=served)
+    assert len(result.data) > 5 * connection.max_payload_bytes
+    table = na.ArrayStream.from_readable(result.data).read_all()
+    assert len(table) == 60_000
+    first = next(iter(table.iter_py()))
+    assert first == {"i": 0, "text": "x" * 100, "j": '{"a": 1.50}'}
+    assert result.as_of >= served
+    empty = await query_arrow(connection, deployment, "SELECT task_id FROM cas_tasks WHERE false")
+    assert len(na.ArrayStream.from_readable(empty.data).read_all()) == 0
+    wide = await query_arrow(connection, deployment, "SELECT repeat('x', 2000000) AS x")
+    assert len(wide.data) > 2_000_000
+
+
+@pytest.mark.parametrize(("sql", "reason"), [case for case in REFUSED if case[1] != "bad_request"])
+async def test_what_is_refused_is_refused_as_arrow(
+    served: int, deployment: str, connection: Connection, sql: str, reason: str
+) -> None:
+    with pytest.raises(QueryError) as caught:
+        await query_arrow(connection, deployment, sql)
+    assert caught.value.reason == reason, caught.value
+
+
+async def test_parts_are_kept_for_a_while(
+    served: int, deployment: str, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.service.PARTS_KEPT_S", 0.0)
+    with pytest.raises(QueryError) as caught:
+        await query(connection, deployment, "SELECT repeat('x', 1000) FROM range(5000)")
+    assert caught.value.reason == "expired"
+
+
+async def test_readers_answer_beside_one_that_is_busy(
+    served: int, deployment: str, connection: Connection
+) -> None:
+    slow = asyncio.create_task(query(connection, deployment, "SELECT count(*) FROM range(100000000000)"))
+    for _ in range(3):
+        await query(connection, deployment, "SELECT 1")
+    assert not slow.done()
+    with pytest.raises(QueryError):
+        await slow
 
 
 @pytest.mark.parametrize(("sql", "reason"), REFUSED)

@@ -37,7 +37,9 @@ class Log:
             "subject": task, "time": (NINE + timedelta(seconds=at_s)).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "agentid": agent, "attempt": attempt, "index": index, "correlationid": task, "dataversion": 1, "data": data,
         }  # fmt: skip
-        self._store(self.events, NAMES.events, NAMES.event(type_.split(".", maxsplit=1)[0], agent, task), at_s, event)
+        self._store(
+            self.events, NAMES.events, NAMES.event(type_.split(".", maxsplit=1)[0], agent, task), at_s, event
+        )
 
     def _store(
         self, messages: list[StoredMessage], stream: str, subject: str, at_s: float, body: dict[str, Any]
