@@ -17,7 +17,7 @@ from cas_events.agent_states import AgentStates
 from cas_events.answers import ResumeAnswer
 from cas_events.domain.events import Event
 from cas_events.errors import UnknownTaskError
-from cas_events.fleet import AgentStatus, agent_statuses, beats
+from cas_events.fleet_client import FleetMethods
 from cas_events.follow import EventStream
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
@@ -30,11 +30,10 @@ from cas_events.sql_client import ArrowResult, query, query_arrow
 from cas_events.state_client import StateMethods
 from cas_events.submit import TaskOptions
 from cas_events.uuid7 import uuid7
-from cas_events.wire.beats import Beat
 from cas_events.wire.subjects import Names
 
 
-class Client(StateMethods):
+class Client(StateMethods, FleetMethods):
     """A connection to a deployment, from any process.
 
     Args:
@@ -134,14 +133,6 @@ class Client(StateMethods):
     async def is_served(self, agent_id: str) -> bool:
         """Whether a live runner serves an agent at this moment."""
         return await self._session.is_served(agent_id)
-
-    async def agents(self) -> list[AgentStatus]:
-        """Every agent that the log knows: who serves it now, what runs and waits, pause and breaker."""
-        return await agent_statuses(self._session.js, self._session.names)
-
-    async def runners(self) -> list[Beat]:
-        """The runner processes that live, as they say themselves."""
-        return await beats(self._session.js, self._session.names)
 
     async def retry_task(self, task_id: str, *, wait_for_runner_s: float | None = None) -> Task:
         """Start a task that has ended once more, as a new task with the old one as its parent.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from cas_events.cli.options import Json
-from cas_events.cli.output import print_json_array, print_table
+from cas_events.cli.output import print_json_array, print_json_line, print_table, say
 from cas_events.cli.session import ask
 from cas_events.cli.texts import clock
 
@@ -48,3 +48,63 @@ def _row(agent: AgentStatus) -> tuple[Any, ...]:
     breaker = Text(agent.breaker, style="" if agent.breaker == "closed" else "red")
     seen = clock(agent.last_seen) if agent.last_seen is not None else ""
     return agent.agent_id, runners, agent.running, agent.queued, intake, breaker, agent.version, seen
+
+
+AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="The agent; `cas agents` lists them.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Stored with the event.")]
+
+
+@app.command("pause")
+def pause(agent: AgentArgument, reason: Reason = "", json: Json = False) -> None:
+    """Stop an agent's intake on every runner, until `cas agents resume`; tasks that run go on, new ones wait."""
+    ask(_control(agent, reason, pause=True, json=json))
+
+
+@app.command("resume")
+def resume(agent: AgentArgument, reason: Reason = "", json: Json = False) -> None:
+    """Start an agent's intake again. What its open breaker holds back waits for the breaker's probe."""
+    ask(_control(agent, reason, pause=False, json=json))
+
+
+@app.command("set")
+def set_(
+    agent: AgentArgument,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", metavar="N", help="Tasks at once, fleet-wide; takes effect at once."),
+    ] = None,
+    lease_s: Annotated[
+        float | None,
+        typer.Option(
+            "--lease-s",
+            metavar="SECONDS",
+            help="After how long a silent runner's task goes elsewhere; restart the runners before it is shortened.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Change an agent's settings on the server, for the whole fleet; without an option, show them."""
+    ask(_set(agent, concurrency, lease_s, json=json))
+
+
+async def _control(agent_id: str, reason: str, *, pause: bool, json: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    async with Client() as cas:
+        change = cas.pause_agent if pause else cas.resume_agent
+        answer = await change(agent_id, reason=reason)
+    if json:
+        print_json_line({"agent_id": agent_id, "answer": answer})
+    else:
+        say(answer.replace("_", " "))
+
+
+async def _set(agent_id: str, concurrency: int | None, lease_s: float | None, *, json: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    async with Client() as cas:
+        settings = await cas.set_agent(agent_id, concurrency=concurrency, lease_s=lease_s)
+    if json:
+        print_json_line({"agent_id": agent_id, **settings})
+    else:
+        say(f"concurrency {settings['concurrency']}, lease {settings['lease_s']:g} s")

@@ -16,6 +16,10 @@ DEREGISTERED = "cas.agent.deregistered"
 PAUSED = "cas.agent.paused"
 UNPAUSED = "cas.agent.unpaused"
 
+# The times until which an operator's pause and its end pause the agent's consumers.
+PAUSED_FOR_GOOD = "2200-01-01T00:00:00Z"
+UNPAUSED_SINCE = "2000-01-01T00:00:00Z"
+
 _STATUSES = {AGENT_REGISTERED: "registered", DEREGISTERED: "deregistered"}
 _BREAKERS = {breaker.OPENED: "open", breaker.HALF_OPENED: "half_open", breaker.CLOSED: "closed"}
 

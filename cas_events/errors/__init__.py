@@ -10,6 +10,7 @@ from cas_events.errors.agents import (
     AgentProcessDiedError,
     AgentProcessError,
     InvalidInputError,
+    InvalidLimitError,
     NonRetryableError,
 )
 from cas_events.errors.audit import (
@@ -105,6 +106,7 @@ __all__ = [
     "InvalidCommandError",
     "InvalidHeaderError",
     "InvalidInputError",
+    "InvalidLimitError",
     "InvalidNameError",
     "InvalidStateError",
     "InvalidSubjectError",

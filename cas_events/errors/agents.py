@@ -37,3 +37,17 @@ class AgentProcessError(CasEventsError):
 
 class AgentProcessDiedError(CasEventsError):
     """The process of an isolated agent ended without a last word; trying again may help."""
+
+
+class InvalidLimitError(CasEventsError, ValueError):
+    """A setting of an agent that is out of range; nothing was changed.
+
+    Attributes:
+        field: the setting, such as ``concurrency``.
+        value: what was asked for.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field} is {value!r}; it must be {allowed}")
+        self.field = field
+        self.value = value

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from functools import partial
 from typing import Any
 
 from cas_events.domain import breaker, events
+from cas_events.domain.agents import PAUSED, PAUSED_FOR_GOOD, UNPAUSED, UNPAUSED_SINCE
 from cas_events.domain.breaker import BreakerPolicy, BreakerState, Window
 from cas_events.domain.events import Event
 from cas_events.errors import (
@@ -48,7 +50,8 @@ class Breaker:
         state: as the log says.
         window: outcomes since the last transition.
         last_seq: newest sequence seen on the agent's subject: the lock of the next transition.
-        paused_until_s: the probe time that the consumers are known to be paused until.
+        is_paused: whether an operator stopped the intake.
+        paused_until_s: until when the consumers are known to be paused: a probe time, infinite, or 0.
     """
 
     def __init__(self, agent_id: str, policy: BreakerPolicy) -> None:
@@ -57,13 +60,25 @@ class Breaker:
         self.state = BreakerState()
         self.window = Window()
         self.last_seq = 0
+        self.is_paused = False
         self.paused_until_s = 0.0
 
+    @property
+    def pause_wanted_s(self) -> float:
+        """Until when the consumers are to be paused: for good by an operator, or until an open breaker's probe; 0: not."""
+        if self.is_paused:
+            return math.inf
+        is_waiting = self.state.phase == "open" and self.policy.while_open == "wait"
+        return self.state.probe_at_s if is_waiting else 0.0
+
     def fold(self, event: Event) -> bool:
-        """Take an event of the agent's subject; whether it was a transition that is news."""
+        """Take an event of the agent's subject; whether it was a transition or a pause that is news."""
         if event.seq <= self.last_seq:
             return False
         self.last_seq = event.seq
+        if event.type in (PAUSED, UNPAUSED):
+            self.is_paused = event.type == PAUSED
+            return True
         if event.type not in breaker.TRANSITIONS:
             return False
         before = self.state
@@ -231,15 +246,17 @@ class Breakers:
         _log.info("breaker of %s is %s", known.agent_id, known.state.phase)
 
     async def _pause(self, known: Breaker) -> None:
-        """While open, keep the consumers of an agent that waits paused; every runner does, in case one dies on it."""
-        probe_at_s = known.state.probe_at_s
-        if (
-            known.state.phase != "open"
-            or known.policy.while_open != "wait"
-            or known.paused_until_s == probe_at_s
-        ):
+        """Keep the consumers paused as the log says; every runner does, in case one dies on it.
+
+        An operator's pause is the operator's own doing; here it is made good again where a breaker's came later.
+        """
+        wanted_s, before_s = known.pause_wanted_s, known.paused_until_s
+        if wanted_s == before_s:
             return
-        until = format_time(int(probe_at_s * 1e9))
+        if wanted_s == 0 and before_s != math.inf:
+            known.paused_until_s = 0.0  # A breaker's pause ends by itself.
+            return
+        until = _until(wanted_s)
         for source in self._sources:
             if source.agent_id == known.agent_id:
                 try:
@@ -248,7 +265,7 @@ class Breakers:
                     )
                 except RefusedError as error:  # Deleted, for example: the keeper makes it anew.
                     _log.warning("consumer %s is not paused: %s", source.consumer, error)
-        known.paused_until_s = probe_at_s
+        known.paused_until_s = wanted_s
 
     def _throttle(self, known: Breaker) -> None:
         """Unless it is closed, this process pulls the agent's commands one at a time."""
@@ -263,6 +280,12 @@ def _read(message: Message, stream: str) -> Event | None:
         return decode_event(message.data, seq=int(message.header_value("Nats-Sequence") or 0), stream=stream)
     except WireError:
         return None
+
+
+def _until(wanted_s: float) -> str:
+    if wanted_s == math.inf:
+        return PAUSED_FOR_GOOD
+    return format_time(int(wanted_s * 1e9)) if wanted_s else UNPAUSED_SINCE
 
 
 def _time_s(text: Any) -> float:

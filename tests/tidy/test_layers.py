@@ -19,7 +19,9 @@ CLIENT = tuple(
     f"cas_events.{name}"
     for name in (
         "client",
+        "agent_control",
         "fleet",
+        "fleet_client",
         "log_follow",
         "moments",
         "reading",
