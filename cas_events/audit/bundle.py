@@ -122,7 +122,7 @@ async def _write(
     count = 0
     for stream, (first, last) in ranges.items():
         async for message in read(connection, stream, first, last):
-            file.write(encode_line(_line(message)) + b"\n")
+            file.write(encode_line(bundle_line(message)) + b"\n")
             count += 1
             tell(count)
     file.write(encode_line(BundleEnd(count)) + b"\n")
@@ -162,7 +162,8 @@ async def read(
                     return
 
 
-def _line(message: StoredMessage) -> BundleMessage:
+def bundle_line(message: StoredMessage) -> BundleMessage:
+    """A stored message as bundles and proofs carry it."""
     return BundleMessage(
         message.stream, message.seq, message.time_ns, message.subject, message.header, message.data
     )

@@ -13,12 +13,13 @@ import typer
 from cas_events.cli.options import Json
 from cas_events.cli.output import json_bytes, note, say
 from cas_events.cli.session import ask
-from cas_events.errors import PathNotFoundError, TamperedError
+from cas_events.errors import BundleError, PathNotFoundError, TamperedError
 from cas_events.settings import Settings
 
 if TYPE_CHECKING:
     from cas_events.audit.bundle import Exported
     from cas_events.audit.report import Report
+    from cas_events.wire.audit import Proof
 
 app = typer.Typer(
     help="Signed heads of the log: show the key, export a bundle, verify one offline, or the server's log.",
@@ -27,6 +28,9 @@ app = typer.Typer(
 )
 _TELL_EVERY = 100_000  # messages
 _SHOWN = 20
+_UNPINNED = (
+    "without --key this is only as trustworthy as where it comes from: anybody can sign with a new key"
+)
 
 
 @app.command("key")
@@ -66,6 +70,31 @@ def export(
             note("no head is in the log yet: a projector signs it (`cas projector --help`)")
 
 
+@app.command("prove")
+def prove(
+    seq: Annotated[int, typer.Argument(metavar="SEQ", min=1, help="The message's sequence.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write (JSON).")],
+    commands: Annotated[bool, typer.Option("--commands", help="Of a command, instead of an event.")] = False,
+) -> None:
+    """Write the proof that one message is in the signed log, for whoever may not see the rest; `cas audit verify FILE` checks it."""
+    if file.exists():
+        raise BundleError(f"{file} is there already; name another file")
+    proof = ask(_prove(seq, commands=commands))
+    file.write_bytes(json_bytes(proof) + b"\n")
+    say(f"{proof.message.stream} {seq} is under the head at {proof.head.seq}; proof in {file}")
+
+
+async def _prove(seq: int, *, commands: bool) -> Proof:
+    from cas_events.audit import proof  # noqa: PLC0415 - see the package's docstring
+    from cas_events.jetstream.connection import Connection  # noqa: PLC0415
+    from cas_events.wire.subjects import Names  # noqa: PLC0415
+
+    settings = Settings.from_env()
+    names = Names(settings.deployment)
+    async with await Connection.open(settings.url(), name="cas-command") as connection:
+        return await proof.prove(connection, names, names.commands if commands else names.events, seq)
+
+
 @app.command("verify")
 def verify(
     bundle: Annotated[
@@ -76,7 +105,7 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check a bundle without a server, or the server's log: what was altered, dropped or put in is named.
+    """Check a bundle or a proof without a server, or the server's log: what was altered, dropped or put in is named.
 
     Exit code 0: all that heads cover is as it was signed; 1: it is not; 2: wrong usage, or no such file.
     """
@@ -91,6 +120,9 @@ def verify(
             report = verify_bundle(copy, key=pinned)
     elif not bundle.exists():
         raise PathNotFoundError(str(bundle))
+    elif _begins_with_brace(bundle):
+        _verify_proof(bundle, pinned, json=json)
+        return
     else:
         report = verify_bundle(bundle, key=pinned)
     if json:
@@ -99,6 +131,27 @@ def verify(
         _print(report)
     if not report.is_good:
         raise TamperedError(report.fault_count, str(report.faults[0]))
+
+
+def _begins_with_brace(file: Path) -> bool:
+    """Whether it is a proof; bundles are gzipped."""
+    with file.open("rb") as stream:
+        return stream.read(1) == b"{"
+
+
+def _verify_proof(file: Path, pinned: str, *, json: bool) -> None:
+    from cas_events.audit.proof import check_proof  # noqa: PLC0415 - see the package's docstring
+    from cas_events.wire.audit import decode_proof  # noqa: PLC0415
+
+    proof = decode_proof(file.read_bytes())
+    head = check_proof(proof, key=pinned)
+    if json:
+        found = {"stream": proof.message.stream, "seq": proof.message.seq, "head": proof.head.seq}
+        say(json_bytes({**found, "public_key": head.public_key, "is_pinned": bool(pinned)}).decode())
+        return
+    say(f"{proof.message.stream} {proof.message.seq} is in the log that {head.public_key} signed")
+    if not pinned:
+        note(_UNPINNED)
 
 
 async def _export(bundle: Path, from_seq: int, to_seq: int | None) -> Exported:

@@ -82,17 +82,39 @@ def tree_root(leaf_hashes: Sequence[bytes]) -> bytes:
     return frontier.root()
 
 
-def inclusion_path(leaf_hashes: Sequence[bytes], index: int) -> list[bytes]:
-    """The audit path of the leaf at ``index``, from its neighbour upwards (RFC 6962, section 2.1.1)."""
-    if not 0 <= index < len(leaf_hashes):
-        raise ValueError(f"there is no leaf {index} in a tree of {len(leaf_hashes)}")
-    if len(leaf_hashes) == 1:
-        return []
-    split = _split(len(leaf_hashes))
-    left, right = leaf_hashes[:split], leaf_hashes[split:]
-    if index < split:
-        return [*inclusion_path(left, index), tree_root(right)]
-    return [*inclusion_path(right, index - split), tree_root(left)]
+def inclusion_path(before: Frontier, leaf_hashes: Sequence[bytes], index: int) -> list[bytes]:
+    """The audit path of a leaf, from its neighbour upwards (RFC 6962, section 2.1.1), without the leaves before a frontier.
+
+    Args:
+        before: the tree of the first leaves; an empty one if all are at hand.
+        leaf_hashes: of all leaves behind those.
+        index: of the leaf in the whole tree.
+
+    Raises:
+        ValueError: the leaf is not among ``leaf_hashes``.
+    """
+    if not before.size <= index < before.size + len(leaf_hashes):
+        raise ValueError(f"leaf {index} is not among {len(leaf_hashes)} behind {before.size}")
+    known = dict(zip(_starts(before.size), before.peaks, strict=True))
+
+    def root(start: int, end: int) -> bytes:
+        if end <= before.size:
+            return known[start]  # Not part of a larger perfect subtree: that would hold its sibling too.
+        if end - start == 1:
+            return leaf_hashes[start - before.size]
+        middle = start + _split(end - start)
+        return hash_node(root(start, middle), root(middle, end))
+
+    path, start, end = [], 0, before.size + len(leaf_hashes)
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            path.append(root(middle, end))
+            end = middle
+        else:
+            path.append(root(start, middle))
+            start = middle
+    return path[::-1]
 
 
 def root_by_path(leaf_hash: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
@@ -116,3 +138,13 @@ def root_by_path(leaf_hash: bytes, index: int, size: int, path: Sequence[bytes])
 def _split(size: int) -> int:
     """The largest power of two below ``size``."""
     return 1 << ((size - 1).bit_length() - 1)
+
+
+def _starts(size: int) -> list[int]:
+    """Where the perfect subtrees of a tree begin."""
+    starts, at = [], 0
+    for bit in reversed(range(size.bit_length())):
+        if size >> bit & 1:
+            starts.append(at)
+            at += 1 << bit
+    return starts

@@ -22,6 +22,7 @@ from cas_events.errors import WireError
 VERSION = 1
 FINGERPRINT_BYTES = 8
 BUNDLE_KIND = "cas-audit-bundle"
+PROOF_KIND = "cas-audit-proof"
 
 _NUMBERS = Struct(">QQ")
 _LENGTH = Struct(">I")
@@ -230,9 +231,44 @@ class BundleEnd(msgspec.Struct, frozen=True, tag="end"):
     messages: int
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """That one message is among what a head signed: one JSON object, a file of its own.
+
+    Attributes:
+        kind: ``cas-audit-proof``.
+        version: of this shape.
+        deployment: whose log it is.
+        message: the message.
+        head: the head.
+        path: of the message's leaf in its stream's tree, from its neighbour upwards, hex.
+    """
+
+    kind: str = PROOF_KIND
+    version: int = VERSION
+    deployment: str
+    message: BundleMessage
+    head: BundleHead
+    path: list[str]
+
+
 BundleLine = BundleStart | BundleHead | BundleMessage | BundleEnd
 encode_line = msgspec.json.Encoder().encode
 _decode_line = msgspec.json.Decoder(BundleLine).decode
+
+
+def decode_proof(data: bytes) -> Proof:
+    """A proof.
+
+    Raises:
+        WireError: it is none.
+    """
+    try:
+        proof = msgspec.json.decode(data, type=Proof)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise WireError(f"no proof: {error}") from error
+    if proof.kind != PROOF_KIND or proof.version != VERSION:
+        raise WireError(f"no proof of version {VERSION}")
+    return proof
 
 
 def decode_line(line: bytes, number: int) -> BundleLine:

@@ -414,6 +414,29 @@ async def test_the_commands_from_key_to_verdict(place: Place, cas: Cas, tmp_path
     assert f"{place.names.commands} 1 altered" in answer.error
 
 
+async def test_one_message_is_proved_without_the_rest(place: Place, cas: Cas, tmp_path: Path) -> None:
+    for _ in range(2):
+        await place.grow(30)
+        await place.writer().sign_now()
+    last = (await place.js.stream_info(place.names.events)).state.last_seq
+    offline = Cas({"CAS_NATS_URL": "nats://127.0.0.1:1", "CAS_HOME": str(tmp_path / "nowhere")})
+    for seq, options in ((1, []), (23, []), (last - 2, []), (40, ["--commands"])):
+        file = tmp_path / f"{seq}.json"
+        answer = await asyncio.to_thread(cas, "audit", "prove", str(seq), str(file), *options)
+        assert answer.code == 0, answer
+        key = place.key.public_key
+        assert (await asyncio.to_thread(offline, "audit", "verify", str(file), "--key", key)).code == 0
+        assert (await asyncio.to_thread(offline, "audit", "verify", str(file), "--key", "ab" * 32)).code == 1
+        proof = json.loads(file.read_bytes())
+        proof["message"]["payload"] = base64.b64encode(b"forged").decode()
+        file.write_text(json.dumps(proof))
+        answer = await asyncio.to_thread(offline, "audit", "verify", str(file), "--key", key)
+        assert answer.code == 1
+        assert f" {seq} altered" in answer.error
+    answer = await asyncio.to_thread(cas, "audit", "prove", str(last), str(tmp_path / "x"))
+    assert "no head is over" in answer.error
+
+
 def test_without_the_library_there_is_one_clear_line(cas: Cas, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)

@@ -67,7 +67,10 @@ def test_equals_the_recursive_definition_and_goes_on_from_any_frontier(data: lis
 def test_a_path_leads_to_the_root_from_its_own_place_alone(data: list[bytes], draw) -> None:
     hashes = [hash_leaf(b"%d" % n + leaf) for n, leaf in enumerate(data)]
     index = draw.draw(st.integers(0, len(data) - 1))
-    path, root = inclusion_path(hashes, index), tree_root(hashes)
+    before = Frontier()
+    for leaf in hashes[: draw.draw(st.integers(0, index))]:  # What is before need not be at hand.
+        before.append(leaf)
+    path, root = inclusion_path(before, hashes[before.size :], index), tree_root(hashes)
     assert root_by_path(hashes[index], index, len(data), path) == root
     assert root_by_path(hash_node(hashes[index], root), index, len(data), path) != root
     assert root_by_path(hashes[index], index, len(data), [*path, root]) != root
