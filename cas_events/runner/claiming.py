@@ -11,6 +11,8 @@ import logging
 import time
 from typing import Any
 
+from msgspec import structs
+
 from cas_events.domain import events
 from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Claim, Last
@@ -68,7 +70,7 @@ async def claim_and_run(
     except InvalidCommandError as error:
         await refuse(place, job, claim, await duplicate_of(place, job) or (error.reason, str(error)))
         return False
-    execute = await place.rooted(execute)
+    execute = await _with_thread(place, job, await place.rooted(execute))
     if _is_fresh(last) and (
         await _is_not_due(place, job, claim, execute) or await _is_not_its_turn(place, job, claim, execute)
     ):
@@ -107,6 +109,15 @@ async def claim_and_run(
         return execution.is_answered
     execution.release()
     return False
+
+
+async def _with_thread(place: Workplace, job: Job, execute: Execute) -> Execute:
+    """A graph's command with its metadata, however large: they name the thread, whose turn is asked for first."""
+    if not (job.spec.has_threads and is_claim(execute.metadata)):
+        return execute
+    found, _ = await _read_claim(place, execute.metadata)
+    # One that leads nowhere is left for the claim, which rejects the task.
+    return execute if found is None else structs.replace(execute, metadata=found)
 
 
 def _is_fresh(last: Last | None) -> bool:
@@ -275,16 +286,21 @@ async def _fetch(
     """A member of the command itself; None if its claim check leads nowhere, which rejects the task."""
     if not is_claim(value):
         return value
-    problem = "its object holds no JSON object"
-    try:
-        limit_bytes = place.limits.claim_bytes_max
-        blob = await patiently(lambda: place.blobs.get(value["sha256"], max_bytes=limit_bytes))
-        found = decode_json(blob)
-        if isinstance(found, dict):
-            return found
-    except (WireError, PayloadTooLargeError) as error:
-        problem = str(error)
+    found, problem = await _read_claim(place, value)
+    if found is not None:
+        return found
     members = {"reason": BAD_CLAIM_CHECK, "detail": f"{name}: {problem}", "raw": ""}
     await execution.append(events.REJECTED, members)
     place.ack(execution.delivery)
     return None
+
+
+async def _read_claim(place: Workplace, value: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The JSON object that a claim check stands for; None, and why, if it leads nowhere."""
+    try:
+        limit_bytes = place.limits.claim_bytes_max
+        blob = await patiently(lambda: place.blobs.get(value["sha256"], max_bytes=limit_bytes))
+        found = decode_json(blob)
+    except (WireError, PayloadTooLargeError) as error:
+        return None, str(error)
+    return (found, "") if isinstance(found, dict) else (None, "its object holds no JSON object")

@@ -9,8 +9,8 @@ turn is passed on at once, by a wake of the next in the line.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -36,8 +36,13 @@ _decode = msgspec.json.Decoder(list[Place]).decode
 
 def thread_of(facts: TaskFacts) -> str:
     """The shared thread of a task, by its metadata; empty if it has one of its own."""
-    thread_id = facts.execute.metadata.get("thread_id")
-    return str(thread_id) if isinstance(thread_id, (str, int)) else ""
+    return thread_named(facts.execute.metadata)
+
+
+def thread_named(metadata: Mapping[str, Any]) -> str:
+    """The thread that a task's metadata names; empty if it names none."""
+    thread_id = metadata.get("thread_id")
+    return "" if thread_id is None else str(thread_id)
 
 
 async def obstacle_of_turn(place: Workplace, facts: TaskFacts) -> tuple[str, str] | Literal["wait"] | None:

@@ -110,6 +110,35 @@ async def test_enqueue_waits_for_its_turn_in_order_and_holds_no_place(
     assert names_of(await lifecycle(cas, "talk", "e")) == ["started", "completed"]
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [{"thread_id": "large", "notes": "x" * 300_000}, {"thread_id": 0}, {"thread_id": 1.5}],
+    ids=["as a claim check", "zero", "a fraction"],
+)
+async def test_whatever_names_the_thread_the_tasks_take_turns_on_it(
+    cas: Client, make_runner, metadata: dict[str, Any]
+) -> None:
+    talk = Talk()
+    talk.held["a"] = asyncio.Event()
+    async with running(cas, talk.runner(make_runner)):
+        first = await cas.submit_task("talk", {"say": "a"}, task_id="a", metadata=metadata)
+        await until(lambda: talk.begun == ["a"], what="the first task runs")
+        second = await cas.submit_task("talk", {"say": "b"}, task_id="b", metadata=metadata)
+        await until_async(lambda: is_settled(cas), what="the second one has been looked at")
+        refused = await result(
+            await cas.submit_task(
+                "talk", {"say": "no"}, task_id="no", metadata=metadata | {"multitask_strategy": "reject"}
+            )
+        )
+        talk.held["a"].set()
+        await result(first)
+        said = (await result(second)).output["said"]
+
+    assert (refused.status, refused.reason) == ("rejected", "thread_busy")
+    assert said == ["a", "re a", "b", "re b"]
+    assert names_of(await lifecycle(cas, "talk", "b")) == ["started", "completed"]
+
+
 async def test_reject_is_rejected_while_the_thread_is_busy(cas: Client, make_runner) -> None:
     talk = Talk()
     async with running(cas, talk.runner(make_runner)):

@@ -27,7 +27,7 @@ from cas_events.runner.graphs.breakpoints import has_breakpoints, is_before_brea
 from cas_events.runner.graphs.opening import AnyPregel
 from cas_events.runner.questions import TaskInterruptedError
 from cas_events.runner.registry import KeepCheckpoints
-from cas_events.runner.turns import Line
+from cas_events.runner.turns import Line, thread_named
 from cas_events.wire.checkpoints import Fence
 from cas_events.wire.claims import is_claim
 from cas_events.wire.jsonvalue import decode_json
@@ -95,7 +95,7 @@ class Thread:
     """
 
     def __init__(self, context: TaskContext) -> None:
-        self.thread_id = str(context.metadata.get("thread_id") or context.task_id)
+        self.thread_id = thread_named(context.metadata) or context.task_id
         self.config: dict[str, Any] = {
             "configurable": {"thread_id": self.thread_id, STRICT_RESUME: True},
             "metadata": {TASK_RUN: context.task_id, "run_id": context.task_id},
