@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +113,18 @@ def _create(path: Path) -> None:
             file.write(pem)
             file.flush()
             os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(beside, path)
+        _put(beside, path)
     finally:
-        Path(beside).unlink()
+        Path(beside).unlink(missing_ok=True)
+
+
+def _put(beside: str, path: Path) -> None:
+    """Give the file its name, unless it is taken."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return  # Somebody was faster: theirs is the key.
+    except (
+        OSError
+    ):  # A file system without hard links; there, two that begin at once may end up with two keys.
+        Path(beside).rename(path)

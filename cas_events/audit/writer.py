@@ -49,6 +49,7 @@ EVENTS_MAX = 10_000  # Fingerprints of as many stay well below what may stand in
 _LOOK_S = 1.0  # How often the streams' ends are asked for.
 _PAUSE_S = 5.0  # After an error of the server.
 _LONG_PAUSE_S = 60.0  # After one that does not go away by itself.
+_REST_BYTES = 16 * 1024  # Of a head, without its fingerprints, at most.
 _YIELD_EVERY = 500  # messages, about 1 ms
 _BACK_MAX = 256  # Heads to go back one by one before they are all read.
 
@@ -108,6 +109,9 @@ class HeadWriter:
         self._key = key
         self._source = source
         self._pace = pace or Pace()
+        # Two streams' fingerprints, in base64, have to fit one message.
+        fitting = (connection.max_payload_bytes - _REST_BYTES) // (2 * FINGERPRINT_BYTES * 4 // 3 + 1)
+        self._events = max(1, min(self._pace.events, fitting))
         self._streams: list[_Growing] = []
         self._unsigned = 0
         self._waiting_since_s: float | None = None
@@ -155,7 +159,7 @@ class HeadWriter:
         now_s = time.monotonic()
         if self._waiting_since_s is None:
             self._waiting_since_s = now_s
-        if max(new) < self._pace.events and now_s - self._waiting_since_s < self._pace.interval_s:
+        if max(new) < self._events and now_s - self._waiting_since_s < self._pace.interval_s:
             return False
         is_full = await self._read_on()
         if is_full or self._unsigned:
@@ -236,7 +240,7 @@ class HeadWriter:
                 raise AuditError(
                     f"{growing.stream} ends at {last_seq}; it was read to {growing.next_seq - 1}"
                 )
-            full_seq = growing.since + self._pace.events - 1
+            full_seq = growing.since + self._events - 1
             await self._take_in(growing, min(last_seq, full_seq))
             is_full = is_full or growing.next_seq > full_seq
         return is_full

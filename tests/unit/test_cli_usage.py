@@ -14,7 +14,20 @@ from cas_events.cli.start import read_input
 from cas_events.errors import PathNotFoundError
 from tests.harness.cas import Cas
 
-COMMANDS = ("up", "worker", "projector", "run", "cancel", "tasks", "tree", "logs", "tail", "replay", "sql")
+COMMANDS = (
+    "up",
+    "worker",
+    "projector",
+    "run",
+    "cancel",
+    "tasks",
+    "tree",
+    "logs",
+    "tail",
+    "replay",
+    "sql",
+    "audit",
+)
 UNUSED_URL = "nats://127.0.0.1:1"
 
 
