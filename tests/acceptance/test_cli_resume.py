@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cas import Cas, CasProcess
+from tests.harness.patience import promised
 from tests.harness.server import NatsServer
 
 AGENTS = """
@@ -111,7 +112,7 @@ def test_an_answer_to_the_only_question(cas: Cas, worker: CasProcess, task_id: s
 def second_question(cas: Cas, task_id: str, first: str) -> list[str]:
     """The next question's name, once the task asks it."""
     names: list[str] = []
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + promised(20.0)
     while not names and time.monotonic() < deadline_s:
         names = [q["id"] for q in cas("resume", task_id, "--json", "--wait", "5").json if q["id"] != first]
     return names

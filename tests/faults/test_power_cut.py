@@ -24,6 +24,7 @@ from projections.projector import Projector
 from projections.queries import query_file
 from tests.harness import own_runner
 from tests.harness.own_runner import lifecycle, names_of, noop, running
+from tests.harness.patience import promised
 from tests.harness.processes import settings
 from tests.harness.server import NatsServer
 from tests.harness.wait import until
@@ -151,7 +152,7 @@ async def test_tables_that_run_on_notice_that_the_log_went_back(
         with pytest.raises(
             (ProjectionError, StreamRewoundError), match=r"another or an older log|contradicts them"
         ):
-            await asyncio.wait_for(folding, 20)
+            await asyncio.wait_for(folding, promised(20.0))
         await projector.close()
 
 

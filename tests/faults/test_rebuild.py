@@ -198,7 +198,7 @@ async def test_old_tables_answer_while_those_of_the_new_version_are_made(
     keeper = Keeper(connection, names, path)
     running = asyncio.create_task(keeper.run())
     assert (await keeper.desk.run(DAMAGED)).decoded().rows != [(0,)]
-    await keeper.desk.wait_for(last_seq, 1)
+    await keeper.desk.wait_for(last_seq, promised(5.0))
     with pytest.raises(QueryError, match="made anew") as caught:
         await keeper.desk.wait_for(last_seq + 1, 1)
     assert caught.value.reason == "rebuilding"
@@ -228,7 +228,7 @@ async def test_failed_rebuild_leaves_the_live_tables(
     keeper.begin_rebuild()
     await until(lambda: keeper.progress.state == "failed")
     assert keeper.progress.error == "[Errno 28] No space left on device; the tables are as they were"
-    await keeper.desk.wait_for(last_seq, 10)
+    await keeper.desk.wait_for(last_seq, promised(10.0))
     assert (await keeper.desk.run(DAMAGED)).decoded().rows != [(0,)]
     monkeypatch.undo()
     keeper.begin_rebuild()

@@ -19,6 +19,7 @@ from projections.fold import Fold
 from projections.verify import compare
 from projections.verify.check import agent_row
 from projections.verify.plain_fold import PlainFold
+from tests.harness.patience import count
 from tests.property import projection_model as model
 from tests.property.projection_model import Command, Fact
 from tests.property.test_projection_as_of import OF_AGENTS, agent_message
@@ -26,7 +27,9 @@ from tests.property.test_projection_fold import COMMANDS, FACTS
 from tests.property.test_projection_hostile import KNOWN_BAD, KNOWN_GOOD, PAYLOADS, SUBJECT, SUBJECTS
 
 QUIET = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=count(8, 60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
