@@ -125,6 +125,7 @@ class LogFeed:
         self.position = position
         self._pages = pages
         self._inboxes: set[Inbox] = set()
+        self._failure: Exception | None = None
         self._wake = asyncio.Event()
         self._hint = 0
         self._subscription = connection.listen(names.live(pages.subject_filter), self._hear)
@@ -134,6 +135,8 @@ class LogFeed:
     def join(self, inbox: Inbox) -> None:
         """Put what comes behind `position` into an inbox, from now on."""
         self._inboxes.add(inbox)
+        if self._failure is not None:
+            inbox.end(self._failure)
 
     def leave(self, inbox: Inbox) -> None:
         """Put nothing into it any more; idempotent."""
@@ -170,6 +173,9 @@ class LogFeed:
         except CasEventsError as error:  # The stream is gone, for example: nobody is left waiting.
             _log.warning("following %s has ended: %s", self._pages.stream, error)
             self._end(error)
+        except Exception as error:  # A fault of ours must not leave everybody waiting in silence.
+            _log.exception("following %s has failed", self._pages.stream)
+            self._end(error)
 
     async def _until_woken(self) -> bool:
         """Wait for a sign; whether it was a message, not a reconnect or that nothing came for long."""
@@ -187,6 +193,7 @@ class LogFeed:
                 self._inboxes.discard(inbox)
 
     def _end(self, error: Exception) -> None:
+        self._failure = error
         for inbox in self._inboxes:
             inbox.end(error)
 

@@ -14,7 +14,7 @@ import pytest
 
 from cas_events import Client
 from cas_events.domain.events import GAP, Event
-from cas_events.errors import NotConnectedError
+from cas_events.errors import CasEventsError, NotConnectedError
 from tests.harness.own_runner import send_raw
 from tests.harness.patience import promised
 from tests.harness.processes import settings
@@ -240,6 +240,17 @@ async def test_a_closed_client_ends_every_follower(nats_server, deployment: str)
         [(feed, _)] = cas._session.feeds._feeds.values()
         await until(lambda: feed._inboxes, what="it waits")
     with pytest.raises(NotConnectedError):
+        await asyncio.wait_for(waiting, promised(5.0))
+
+
+async def test_a_stream_that_is_gone_ends_every_follower(
+    cas: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cas_events.log_feed.SWEEP_S", 0.05)
+    waiting = asyncio.create_task(anext(cas.follow(type="output")))
+    await until(lambda: len(cas._session.feeds) == 1, what="it follows")
+    await cas._session.js.delete_stream(cas._session.names.output)
+    with pytest.raises(CasEventsError):
         await asyncio.wait_for(waiting, promised(5.0))
 
 
