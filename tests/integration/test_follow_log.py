@@ -14,7 +14,7 @@ import pytest
 
 from cas_events import Client
 from cas_events.domain.events import GAP, Event
-from cas_events.errors import CasEventsError, NotConnectedError
+from cas_events.errors import NotConnectedError
 from tests.harness.own_runner import send_raw
 from tests.harness.patience import promised
 from tests.harness.processes import settings
@@ -144,6 +144,7 @@ async def test_five_hundred_followers_cost_no_consumer(cas: Client) -> None:
     followers = [cas.follow(agent="a") for _ in range(250)] + [cas.follow(task_id="t") for _ in range(250)]
     first = [asyncio.create_task(anext(events)) for events in followers]
     await until(lambda: len(cas._session.hub._followers.get("t", ())) == 250, what="250 follow the task")
+    await until(lambda: len(cas._session.feeds) == 1, what="one feed for them")
     [(feed, owners)] = cas._session.feeds._feeds.values()
     await until(lambda: len(feed._inboxes) == len(owners) == 250, what="250 follow the agent")
     for stream in (names.events, names.output):
@@ -243,15 +244,20 @@ async def test_a_closed_client_ends_every_follower(nats_server, deployment: str)
         await asyncio.wait_for(waiting, promised(5.0))
 
 
-async def test_a_stream_that_is_gone_ends_every_follower(
-    cas: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cas_events.log_feed.SWEEP_S", 0.05)
-    waiting = asyncio.create_task(anext(cas.follow(type="output")))
+async def test_a_feed_that_fails_ends_every_follower(cas: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours must not leave anybody waiting in silence; who comes later is told, too."""
+    waiting = asyncio.create_task(anext(cas.follow(agent="a")))
     await until(lambda: len(cas._session.feeds) == 1, what="it follows")
-    await cas._session.js.delete_stream(cas._session.names.output)
-    with pytest.raises(CasEventsError):
-        await asyncio.wait_for(waiting, promised(5.0))
+    [(feed, _)] = cas._session.feeds._feeds.values()
+    await until(lambda: feed._inboxes, what="it waits")
+
+    async def fail(_position: int, **_: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(feed._pages, "read", fail)
+    await append(cas, "cas.log", ("a", "t", 1, 0))
+    with pytest.raises(LookupError):
+        await asyncio.wait_for(waiting, promised(10.0))
 
 
 async def test_what_cannot_be_followed_is_said(cas: Client) -> None:
