@@ -78,5 +78,6 @@ def test_command_line(tmp_path: Path, nats_url: str, deployment: str) -> None:
         [seen] = cas("sql", count, "--as-of", str(now["seq"]), "--json").json
         assert seen["n"] > 0
         assert cas("sql", count, "--as-of", "2026-01-01", "--json").json == [{"n": 0}]
-        assert cas("sql", count, "--as-of", "2100-01-01T00:00:00+01:00", "--json").json == [seen]
+        [all_of_them] = cas("sql", count, "--as-of", "2100-01-01T00:00:00+01:00", "--json").json
+        assert all_of_them["n"] >= seen["n"]  # the worker may still be announcing its agents
         assert "neither a sequence nor a time" in cas("sql", count, "--as-of", "x").error
