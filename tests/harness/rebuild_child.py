@@ -1,8 +1,9 @@
 """Rebuilds that kill themselves, each at another point: `python -m tests.harness.rebuild_child FOLDER`.
 
-Points are counted from 1: before and after each commit and the final checkpoint, and around each step of the swap.
-For each, a folder gets a copy of the database file in FOLDER, and a process, forked before anything is open, rebuilds
-there and dies. The last one runs to its end. Prints one line a process: folder, exit code, name of the last point.
+Points are before and after each commit, counted from 1 until a run has no more of them, then before and after the final
+checkpoint and each step of the swap, by name: how many commits a run needs is a matter of what arrives together. For
+each, a folder gets a copy of the database file in FOLDER, and a process, forked before anything is open, rebuilds there
+and dies. The last one runs to its end. Prints one line a process: folder, exit code, name of the last point.
 """
 
 from __future__ import annotations
@@ -21,13 +22,26 @@ from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
 from projections import files, handover, rebuild, store
 
+NAMED = (
+    "after checkpoint",
+    "before swap",
+    "before replace",
+    "after replace",
+    "before sync",
+    "after sync",
+    "after swap",
+)
+
 passed: list[str] = []
 die_at = [0]
+dies_at: list[str] = []  # the named point, once the commits are through
 
 
 def point(name: str) -> None:
     passed.append(name)
-    if len(passed) == die_at[0]:
+    commits = sum(each.endswith("commit") for each in passed)
+    is_counted = name == "before checkpoint" or (name.endswith("commit") and commits == die_at[0])
+    if name == dies_at[0] if dies_at else is_counted:
         (settings().home / "last-point").write_text(name)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -83,7 +97,7 @@ async def rebuild_here() -> None:
 
 def main() -> None:
     original_file = Settings.from_env().database_path
-    code = -signal.SIGKILL
+    code, later = -signal.SIGKILL, iter((*NAMED, "none"))
     while code:
         die_at[0] += 1
         home = settings().home
@@ -96,6 +110,8 @@ def main() -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         last = (home / "last-point").read_text() if code else "end"
         sys.stdout.write(f"{home}\t{code}\t{last}\n")
+        if dies_at or last == "before checkpoint":
+            dies_at[:] = [next(later, "none")]
 
 
 main()
