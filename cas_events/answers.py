@@ -6,9 +6,7 @@ runner serves the agent tomorrow.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
-from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +18,7 @@ from cas_events.domain.tokens import require_token
 from cas_events.errors import WireError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
+from cas_events.jetstream.paging import stored_until
 from cas_events.jetstream.patience import patiently
 from cas_events.wire.claims import is_claim
 from cas_events.wire.envelope import decode_event
@@ -86,23 +85,18 @@ class Questions:
 
     async def _read(self) -> tuple[Dialogue, str]:
         """What was asked and answered, and the task's status; empty before its first event."""
-        subject, dialogue, status, from_seq = self._lifecycle, Dialogue(), "", 1
-        newest = await patiently(
-            lambda: self._js.last_message(self._names.events, subject), give_up_s=submit.PATIENCE_S
-        )
-        while newest is not None and from_seq <= newest.seq:
-            page = partial(self._js.direct_batch, self._names.events, subject, from_seq=from_seq)
-            messages, _ = await patiently(page, give_up_s=submit.PATIENCE_S)
-            for message in messages:
-                from_seq = message.seq + 1
-                try:
-                    event = decode_event(message.data, seq=message.seq, stream=message.stream)
-                except WireError:
-                    continue  # Foreign bytes are nobody's question.
-                dialogue.take(event.type, event.data)
-                status = event.status or status
-            if not messages:
-                await asyncio.sleep(0.02)  # A replica that is behind.
+        stream, subject, dialogue, status = self._names.events, self._lifecycle, Dialogue(), ""
+        newest = await patiently(lambda: self._js.last_message(stream, subject), give_up_s=submit.PATIENCE_S)
+        until_seq = newest.seq if newest is not None else 0
+        async for message in stored_until(
+            self._js, stream, subject, until_seq=until_seq, give_up_s=submit.PATIENCE_S
+        ):
+            try:
+                event = decode_event(message.data, seq=message.seq, stream=message.stream)
+            except WireError:
+                continue  # Foreign bytes are nobody's question.
+            dialogue.take(event.type, event.data)
+            status = event.status or status
         return dialogue, status
 
     @property

@@ -32,6 +32,7 @@ from cas_events.errors import (
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.paging import stored_until
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.commands import parse_time
@@ -109,18 +110,12 @@ class Ledger:
 
     async def history(self, agent_id: str, task_id: str, *, until_seq: int) -> list[Event]:
         """A task's lifecycle events, oldest first, at least up to the stored one at ``until_seq``."""
-        subject, found, from_seq = self._names.lifecycle(agent_id, task_id), [], 1
-        while from_seq <= until_seq:
-            read = partial(self._js.direct_batch, self._names.events, subject, from_seq=from_seq)
-            messages, _ = await patiently(read)
-            for message in messages:
-                from_seq = message.seq + 1
-                try:
-                    found.append(decode_event(message.data, seq=message.seq, stream=message.stream))
-                except WireError as error:
-                    _log.debug("skipped a foreign message at %d: %s", message.seq, error)
-            if not messages:  # A replica that is behind.
-                await asyncio.sleep(EVIDENCE_PAUSE_S)
+        subject, found = self._names.lifecycle(agent_id, task_id), []
+        async for message in stored_until(self._js, self._names.events, subject, until_seq=until_seq):
+            try:
+                found.append(decode_event(message.data, seq=message.seq, stream=message.stream))
+            except WireError as error:
+                _log.debug("skipped a foreign message at %d: %s", message.seq, error)
         return found
 
     async def append(
