@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -19,6 +20,7 @@ from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
 from cas_events.wire.subjects import Names
 from tests.harness.cas import Cas
+from tests.harness.patience import promised
 
 EVENTS = 400
 
@@ -86,26 +88,30 @@ def test_a_snapshot_of_the_past_is_what_the_tables_were(cas: Cas, tmp_path: Path
 
 
 def test_a_snapshot_is_of_one_position_while_the_projector_goes_on(
-    cas: Cas, nats_url: str, deployment: str, tmp_path: Path
+    cas: Cas, log: int, nats_url: str, deployment: str, tmp_path: Path
 ) -> None:
-    stop = threading.Event()
+    began, stop = threading.Event(), threading.Event()
     written: list[int] = []
 
     async def write() -> None:
         async with await Connection.open(nats_url, name="test") as connection:
-            events = synthetic(Names(deployment))
+            # Going on behind the fixture's: a repeated event would be none.
+            events = islice(synthetic(Names(deployment)), EVENTS, None)
             while not stop.is_set():
                 written.append((await JetStream(connection).append(*next(events))).seq)
+                began.set()
 
     writing = threading.Thread(target=lambda: asyncio.run(write()))
     writing.start()
     try:
+        assert began.wait(promised(10.0))
+        assert cas("sql", "SELECT 1", "--wait-for", str(written[0])).code == 0
         told = cas("snapshot", str(tmp_path / "live.duckdb"), "--json")
     finally:
         stop.set()
         writing.join()
     seq = told.json["as_of"]
-    assert written[-1] > seq
+    assert log < seq < written[-1]
     with duckdb.connect(str(tmp_path / "live.duckdb"), read_only=True) as copy:
         # Every sequence up to there is an event or a dead letter, and none beyond.
         seqs = "SELECT seq FROM cas_agent_events UNION SELECT seq FROM cas_dead_letters"
