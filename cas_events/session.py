@@ -28,6 +28,7 @@ from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.reads import DecidingReads, PendingRead
 from cas_events.live import LiveHub
 from cas_events.log_feed import LogFeeds
+from cas_events.observe import clients
 from cas_events.results import TaskResult, result_from
 from cas_events.waiter import ResultWaiter
 from cas_events.wire.envelope import decode_event
@@ -115,6 +116,7 @@ class Session:
         await self.require_runner(command.agent_id, command.wait_for_runner_s)
         command = await submit.rooted(self.js, self.names, command)
         seq = await submit.send(self.js, self.names, self.blobs, command)
+        clients.meter().submitted(command.agent_id)
         return Task(self, command.agent_id, command.task_id, seq)
 
     async def find(self, task_id: str) -> Task:

@@ -13,19 +13,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cas_events.errors import InvalidNameError, ServerNotConfiguredError
+from cas_events.errors import InvalidNameError, MetricsAddressError, ServerNotConfiguredError
 
 DEFAULT_DEPLOYMENT = "cas"
 DEFAULT_HOME = ".cas"
+LOOPBACK = "127.0.0.1"
 
 # `kv` and `obj` would collide with the stream names of NATS' own key-value and object stores.
 _DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_PORT_MAX = 65_535
 _ENV_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 _QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)""")
 _RESERVED_DEPLOYMENTS = frozenset({"kv", "obj"})
 
 # What a tool needs to find its files and to read text; no variable that could hold a key.
 _BARE_NAMES = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"})
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsAddress:
+    """Where a process serves its metrics: on loopback, unless another host is named (promise 10).
+
+    Attributes:
+        port: 0 takes a free one.
+        host: a name or an address of this machine.
+    """
+
+    port: int
+    host: str = LOOPBACK
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= _PORT_MAX:
+            raise MetricsAddressError(str(self), f"a port is a number from 0 to {_PORT_MAX}")
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody reaches it from another machine."""
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +68,8 @@ class Settings:
         log_level: of the processes' own logs: ``debug``, ``info``, ``warning`` or ``error``; empty for the default.
         model: the chat model of the sample agents as ``provider:name``; empty for none. Its key stays in the
             provider's own variable, such as ``OPENAI_API_KEY``.
+        metrics: where a runner or projector serves its metrics; None for nowhere.
+        tracing: whether clients and runners take part in traces; where to is said by OpenTelemetry's own variables.
     """
 
     nats_url: str = ""
@@ -50,6 +79,8 @@ class Settings:
     nats_server: str = ""
     log_level: str = ""
     model: str = ""
+    metrics: MetricsAddress | None = None
+    tracing: bool = False
 
     def __post_init__(self) -> None:
         if not _DEPLOYMENT.fullmatch(self.deployment) or self.deployment in _RESERVED_DEPLOYMENTS:
@@ -67,6 +98,8 @@ class Settings:
             nats_server=env.get("CAS_NATS_SERVER", ""),
             log_level=env.get("CAS_LOG_LEVEL", "").lower(),
             model=env.get("CAS_MODEL", ""),
+            metrics=_metrics_from(env.get("CAS_METRICS_PORT", ""), env.get("CAS_METRICS_HOST", "")),
+            tracing=env.get("CAS_TRACING", "") not in {"", "0"},
         )
 
     @property
@@ -102,6 +135,19 @@ class Settings:
             "CAS_REPLICAS": str(self.replicas),
             "CAS_LOG_LEVEL": self.log_level,
         }
+
+
+def _metrics_from(port: str, host: str) -> MetricsAddress | None:
+    """Where the environment wants metrics; none without a port."""
+    if not port:
+        return None
+    try:
+        number = int(port)
+    except ValueError:
+        raise MetricsAddressError(
+            f"{host or LOOPBACK}:{port}", f"CAS_METRICS_PORT is no number from 0 to {_PORT_MAX}"
+        ) from None
+    return MetricsAddress(number, host or LOOPBACK)
 
 
 def bare_environment() -> dict[str, str]:

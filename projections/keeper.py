@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import msgspec
 
 from cas_events.errors import CasEventsError, OtherVersionError, ProjectionError, QueryError
 from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.subjects import Names
 from projections import files
 from projections.desk import Desk
@@ -43,6 +44,7 @@ class Keeper:
         limits: of each query.
         on_stuck: called when a query heeds no interrupt.
         say: told ``ready`` and ``rebuilding``, with the positions of the tables that answer.
+        on_applied: told of the commands of each batch that the live tables hold now.
 
     Attributes:
         desk: where questions are put.
@@ -58,12 +60,15 @@ class Keeper:
         limits: Limits | None = None,
         on_stuck: Callable[[], None] | None = None,
         say: Callable[[str, Positions], None] = lambda *_: None,
+        on_applied: Callable[[Sequence[StoredMessage]], None] = lambda _: None,
     ) -> None:
         self._connection = connection
         self._names = names
         self._path = path
         self._on_stuck = on_stuck
         self._say = say
+        self._on_applied = on_applied
+        self._live: Projector | None = None
         self._changed = asyncio.Event()
         self._is_stopping = False
         self._rebuild: Rebuild | None = None
@@ -71,6 +76,11 @@ class Keeper:
         self._last = Progress("none")
         self.desk = Desk(limits or Limits())
         self.positions = Positions(0, 0)
+
+    @property
+    def live_positions(self) -> Positions | None:
+        """What the live tables hold now; None while others answer."""
+        return None if self._live is None else self._live.positions
 
     @property
     def progress(self) -> Progress:
@@ -111,6 +121,8 @@ class Keeper:
         projector = await Projector.open(self._connection, self._names, self._path)
         queries = self._queries(projector.fold.reader)
         projector.on_memory_short(queries.interrupt)
+        projector.on_applied(self._on_applied)
+        self._live = projector
         running = asyncio.create_task(projector.run())
         running.add_done_callback(self._wake)
         self.desk.open(queries, projector.wait_for)
@@ -123,6 +135,7 @@ class Keeper:
             finished = await self._finish(projector.positions)
         finally:
             projector.stop()
+            self._live = None
             await asyncio.gather(
                 running, return_exceptions=True
             )  # Awaited above, unless this is a cancellation.

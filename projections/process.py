@@ -20,10 +20,11 @@ from functools import partial
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
-from cas_events.settings import Settings
+from cas_events.settings import MetricsAddress, Settings
 from cas_events.wire.subjects import Names
 from projections.fold import Positions
 from projections.keeper import Keeper
+from projections.observation import Observation
 from projections.queries import Limits
 from projections.rebuild_service import rebuild_service
 from projections.service import SqlService
@@ -46,6 +47,7 @@ async def run(
     limits: Limits | None = None,
     on_stuck: Callable[[], None] = replace_process,
     signing: Signing | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> None:
     """Project and answer until SIGTERM or SIGINT.
 
@@ -54,13 +56,16 @@ async def run(
         limits: of each query; the usual ones without it.
         on_stuck: called when a query heeds no interrupt.
         signing: how to sign the log; not at all without it.
+        metrics: where to serve metrics and health; where the settings say without it.
 
     Raises:
         ServerError: the server cannot be reached or its streams are not as they should be.
         ProjectionError: the tables cannot be opened, or projecting cannot go on.
+        MetricsAddressError: metrics cannot be served there.
     """
     names = Names(settings.deployment)
     async with AsyncExitStack() as stack:
+        observation = await stack.enter_async_context(Observation(metrics or settings.metrics))
         connection = await Connection.open(settings.url(), name=f"{settings.deployment} projector")
         stack.push_async_callback(connection.close)
         await ensure_streams(JetStream(connection), settings.deployment, settings.replicas)
@@ -71,7 +76,9 @@ async def run(
             limits=limits,
             on_stuck=on_stuck,
             say=partial(_say, settings),
+            on_applied=observation.applied,
         )
+        observation.watch(connection, names, keeper)
         for service in (
             SqlService(connection, names, keeper.desk, keeper.desk),
             rebuild_service(connection, names, keeper),

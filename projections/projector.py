@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +66,7 @@ class Projector:
         self._accept_loss = accept_loss
         self._written_bytes = 0
         self._relieve: Callable[[], None] = lambda: None
+        self._tell: Callable[[Sequence[StoredMessage]], None] = lambda _: None
         self.positions: Positions = fold.positions
 
     @classmethod
@@ -101,6 +102,10 @@ class Projector:
     def on_memory_short(self, relieve: Callable[[], None]) -> None:
         """Say what to call, in the loop, when queries leave the writer no memory."""
         self._relieve = relieve
+
+    def on_applied(self, tell: Callable[[Sequence[StoredMessage]], None]) -> None:
+        """Say what to call, in the loop, with the commands of each batch that is committed."""
+        self._tell = tell
 
     async def run(self) -> None:
         """Project until `stop`.
@@ -191,6 +196,7 @@ class Projector:
             taken = await self._handover.take()
             commands, events = taken.get(self._names.commands, []), taken.get(self._names.events, [])
             await self._apply(commands, events)
+            self._tell(commands)
             self._resolve_waiting()
             self._written_bytes += sum([len(message.data) for message in events])
             if self._written_bytes > _CHECKPOINT_BYTES:

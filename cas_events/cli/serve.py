@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cas_events.cli import logs
-from cas_events.cli.options import LogLevel
-from cas_events.settings import Settings
+from cas_events.cli.options import LogLevel, MetricsHost, MetricsPort, metrics_address
+from cas_events.settings import MetricsAddress, Settings
 
 if TYPE_CHECKING:
     from cas_events.runner.worker import Runner
@@ -31,6 +31,8 @@ def worker(
         ),
     ],
     log_level: LogLevel = "",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "",
 ) -> None:
     """Serve the agents of a runner, or the graphs of a langgraph.json, until SIGTERM or Ctrl-C; unfinished tasks are handed over.
 
@@ -47,7 +49,7 @@ def worker(
     logs.configure_process(log_level or settings.log_level, service="runner")
     settings.url()  # Says that there is no server before importing what may take a while.
     runner = load_runner(target, Path.cwd()) if graphs is None else graphs.runner()
-    asyncio.run(_serve(runner))
+    asyncio.run(_serve(runner, metrics_address(settings, metrics_port, metrics_host)))
 
 
 def _settle_garbage() -> None:
@@ -61,13 +63,13 @@ def _settle_garbage() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
-async def _serve(runner: Runner) -> None:
+async def _serve(runner: Runner, metrics: MetricsAddress | None) -> None:
     """Run it, and stop it on a signal: in order at the first, at once at the second."""
     _settle_garbage()
     from cas_events.runner.shutdown import end_process  # noqa: PLC0415 - see the package's docstring
 
     loop, heard = asyncio.get_running_loop(), list[signal.Signals]()
-    serving = loop.create_task(runner.run(handle_signals=False))
+    serving = loop.create_task(runner.run(handle_signals=False, metrics=metrics))
 
     def hear(number: signal.Signals) -> None:
         heard.append(number)
@@ -108,6 +110,8 @@ def projector(
         ),
     ] = 60.0,
     log_level: LogLevel = "",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "",
 ) -> None:
     """Keep the DuckDB tables up to date and answer SQL, until SIGTERM or Ctrl-C; sign the log for `cas audit`.
 
@@ -119,4 +123,6 @@ def projector(
 
     settings = Settings.from_env()
     logs.configure_process(log_level or settings.log_level, service="projector")
-    asyncio.run(run(settings, signing=plan(settings.home, audit_every, audit_within)))
+    signing = plan(settings.home, audit_every, audit_within)
+    metrics = metrics_address(settings, metrics_port, metrics_host)
+    asyncio.run(run(settings, signing=signing, metrics=metrics))

@@ -34,6 +34,7 @@ from cas_events.errors.children import (
     NotInTaskError,
 )
 from cas_events.errors.memory import MemoryNameError, MemoryUnreadableError, MemoryValueError
+from cas_events.errors.observing import MetricsAddressError, NotReadyError, ObserveExtraMissingError
 from cas_events.errors.requests import (
     AgentUnavailableError,
     DuplicateTaskError,
@@ -114,6 +115,7 @@ __all__ = [
     "MemoryNameError",
     "MemoryUnreadableError",
     "MemoryValueError",
+    "MetricsAddressError",
     "ModelFailedError",
     "ModelRefusedError",
     "NoRespondersError",
@@ -122,6 +124,8 @@ __all__ = [
     "NotFoundError",
     "NotInTaskError",
     "NotJsonError",
+    "NotReadyError",
+    "ObserveExtraMissingError",
     "OtherLogError",
     "OtherVersionError",
     "PathNotFoundError",

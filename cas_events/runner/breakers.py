@@ -145,6 +145,10 @@ class Breakers:
         self._subscriptions: list[Subscription] = []
         self._changed = asyncio.Event()
 
+    def phases(self) -> list[tuple[str, str, bool]]:
+        """Each agent that has one: its phase, and whether an operator stopped the intake; from any thread."""
+        return [(known.agent_id, known.state.phase, known.is_paused) for known in self._breakers.values()]
+
     def fails_fast(self, agent_id: str) -> bool:
         """Whether a task of the agent is to end with `circuit_open` instead of running."""
         known = self._breakers.get(agent_id)

@@ -205,7 +205,9 @@ class ChildCalls:
         if last is None or last.seq != fence_seq:
             raise AttemptOverError(self._facts.task_id)
         try:
-            return await submit.send(place.js, place.names, place.blobs, command)
+            seq = await submit.send(place.js, place.names, place.blobs, command)
+            place.meter.submitted(command.agent_id)
+            return seq  # noqa: TRY300 - the error is of the sending alone
         except DuplicateTaskError:
             stored = await self._find(command.task_id)
             if stored is None:

@@ -102,6 +102,8 @@ async def claim_and_run(
     except BaseException:
         execution.release()
         raise
+    if is_open:
+        _tell_claimed(place, job, execution, last)
     if is_open and fetched is not None:
         input_, execution.metadata = fetched
         await execution.run(input_)
@@ -255,6 +257,11 @@ def _queue_problem(job: Job, execution: Execution, last: Last | None) -> dict[st
 def _waited_s(job: Job, execute: Execute) -> float:
     """Seconds since a task could have started."""
     return time.time() - max(job.command_time_ns / 1e9, parse_time(execute.not_before) or 0.0)
+
+
+def _tell_claimed(place: Workplace, job: Job, execution: Execution, last: Last | None) -> None:
+    waited_s = _waited_s(job, execution.facts.execute) if _is_fresh(last) else None
+    place.meter.claimed(job.spec.agent_id, waited_s=waited_s, after_crash=execution.claim.after_crash)
 
 
 def _started_members(place: Workplace, execution: Execution) -> dict[str, Any]:

@@ -297,6 +297,8 @@ class Execution:
             member_bytes_max=self.place.limits.claim_bytes_max if type_ == events.COMPLETED else None,
             is_held=self._is_held if self._phase is _Phase.ENDING else None,
         )
+        if self._phase is _Phase.ENDING:
+            self.place.meter.ran(self.facts.agent_id, type_, time.monotonic() - self.began_s)
         if type_ in events.TERMINAL_TYPES:
             has_ended(self.place, self.facts)
         if type_ == events.COMPLETED and self.attempt.on_completed is not None:

@@ -17,6 +17,7 @@ from cas_events.errors import NotConnectedError
 from cas_events.jetstream.api import ConsumerInfo, JetStream
 from cas_events.jetstream.queue import Delivery, PullEnd, WorkQueue, nak
 from cas_events.jetstream.topology import ensure_consumer
+from cas_events.observe.meter import NO_METER, Meter
 from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.storage import StorageWatch
 
@@ -40,6 +41,7 @@ class Intake:
         on_offer: called on ``loop`` with each offered delivery.
         loop: the runner's event loop.
         send: publishes, best effort.
+        meter: told of what is delivered once more.
 
     Attributes:
         is_pulling: cleared when the runner shuts down.
@@ -55,6 +57,7 @@ class Intake:
         on_offer: Callable[[Offer], None],
         loop: asyncio.AbstractEventLoop,
         send: Callable[[str, bytes], None],
+        meter: Meter = NO_METER,
     ) -> None:
         self._desk = desk
         self._sources = sources
@@ -62,6 +65,7 @@ class Intake:
         self._on_offer = on_offer
         self._main_loop = loop
         self._send = send
+        self._meter = meter
         self._arrived: deque[Offer] = deque()
         self._queues: dict[str, WorkQueue] = {}
         self._appetite: dict[str, int] = {}
@@ -129,6 +133,8 @@ class Intake:
         return time.monotonic() - self._desk.loop_ticked_s > LAG_MAX_S
 
     def _arrive(self, source: Source, delivery: Delivery) -> None:
+        if delivery.delivered > 1:
+            self._meter.redelivered(source.agent_id, source.kind)
         if self._adopt(source, delivery):
             return
         if not self._takes or self._loop_lags():

@@ -30,6 +30,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection, Message
 from cas_events.jetstream.queue import ACK, WPI, nak
 from cas_events.jetstream.reads import DecidingReads
+from cas_events.observe.meter import NO_METER, Meter
 from cas_events.runner.holds import Desk, Hold, Offer, Source
 from cas_events.runner.intake import Intake
 from cas_events.runner.ledger import Ledger, LostRaceError
@@ -62,6 +63,7 @@ class Keeper:
         on_offer: called on ``loop`` with each offered delivery.
         loop: the runner's event loop.
         stall_s: how long the loop may not tick before the process is ended.
+        meter: told what happens.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Keeper:
         on_offer: Callable[[Offer], None],
         loop: asyncio.AbstractEventLoop,
         stall_s: float,
+        meter: Meter = NO_METER,
     ) -> None:
         self._url = url
         self._runner_id = runner_id
@@ -85,6 +88,7 @@ class Keeper:
         self._on_offer = on_offer
         self._main_loop = loop
         self._stall_s = stall_s
+        self._meter = meter
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="cas-keeper", daemon=True)
         self._ready = threading.Event()
@@ -94,7 +98,13 @@ class Keeper:
         self._wake_is_due = False
         self.storage = StorageWatch(names, reads)
         self._intake = Intake(
-            desk=desk, sources=sources, storage=self.storage, on_offer=on_offer, loop=loop, send=self._publish
+            desk=desk,
+            sources=sources,
+            storage=self.storage,
+            on_offer=on_offer,
+            loop=loop,
+            send=self._publish,
+            meter=meter,
         )
         self._agent_ids = sorted({source.agent_id for source in sources if source.agent_id})
         self._presence = Presence(
@@ -125,6 +135,12 @@ class Keeper:
     def tick(self) -> None:
         """Say that the event loop runs."""
         self._desk.loop_ticked_s = time.monotonic()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether its connection is up; from any thread."""
+        connection = self._connection
+        return connection is not None and connection.is_connected
 
     def require_alive(self) -> None:
         """Check that the thread runs.
@@ -181,7 +197,7 @@ class Keeper:
         async with await Connection.open(self._url, name=f"cas-keeper-{self._runner_id}") as connection:
             self._connection = connection
             js = JetStream(connection)
-            ledger = Ledger(js, self._names, BlobStore(js, self._names.blob_bucket))
+            ledger = Ledger(js, self._names, BlobStore(js, self._names.blob_bucket), self._meter)
             await self._answer_services(connection)
             self._intake.open(js)
             await self.storage.refresh(js)
@@ -287,6 +303,7 @@ class Keeper:
 
     def _lose(self, hold: Hold) -> None:
         hold.is_lost = True
+        self._meter.fenced(hold.agent_id)
         self._main_loop.call_soon_threadsafe(hold.on_lost)
 
     async def _fail_timed_out(self, ledger: Ledger, hold: Hold) -> None:

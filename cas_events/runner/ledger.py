@@ -34,6 +34,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.paging import stored_until
 from cas_events.jetstream.patience import patiently, patiently_unsent
+from cas_events.observe.meter import NO_METER, Meter
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.commands import parse_time
 from cas_events.wire.envelope import EventEncoder, decode_event
@@ -66,12 +67,14 @@ class Ledger:
         js: the connection's JetStream.
         names: of the deployment.
         blobs: where large `data` members go; None where none can occur.
+        meter: told what was stored and what was refused.
     """
 
-    def __init__(self, js: JetStream, names: Names, blobs: BlobStore) -> None:
+    def __init__(self, js: JetStream, names: Names, blobs: BlobStore, meter: Meter = NO_METER) -> None:
         self._js = js
         self._names = names
         self._blobs = blobs
+        self._meter = meter
 
     async def last(self, agent_id: str, task_id: str) -> Last | None:
         """The last lifecycle event of a task, by a leader read; None if there is none."""
@@ -160,11 +163,17 @@ class Ledger:
             try:
                 if blobs:
                     await self.put_blobs(blobs)
-                return await self.append_bytes(subject, payload, expected_seq=expected_seq)
+                seq = await self.append_bytes(subject, payload, expected_seq=expected_seq)
+            except LostRaceError:
+                self._meter.refused(agent_id, type_)
+                raise
             except RefusedError as error:
                 if is_held is None or not _is_temporary(error):
                     raise
                 _log.warning("%s waits for the log: %s", encoder.event_id(index), error)
+            else:
+                self._meter.appended(agent_id, type_, encoder.attempt, is_handover=_is_handover(members))
+                return seq
             await asyncio.sleep(REFUSED_PAUSE_S)
             if not is_held():
                 raise LostRaceError(subject, expected_seq)
@@ -210,6 +219,11 @@ class Ledger:
             await patiently(lambda blob=blob: self._blobs.put(blob))  # type: ignore[misc]
 
 
+def _is_handover(members: Mapping[str, Any]) -> bool:
+    error = members.get("error")
+    return isinstance(error, dict) and error.get("type") == HANDOVER
+
+
 def _is_temporary(error: RefusedError) -> bool:
     return error.code == _UNAVAILABLE or isinstance(error, StreamFullError)
 
@@ -217,7 +231,6 @@ def _is_temporary(error: RefusedError) -> bool:
 def last_from(event: Event, message: StoredMessage) -> Last:
     """What the delivery table looks at in a lifecycle event; odd values of foreign writers count as absent."""
     data = event.data
-    error = data.get("error")
     items = items_of(data) if event.type == events.INTERRUPTED else []
     return Last(
         type=event.type,
@@ -229,9 +242,7 @@ def last_from(event: Event, message: StoredMessage) -> Last:
         source=event.source,
         runner=data["runner"] if isinstance(data.get("runner"), str) else "",
         delay_s=_number(data.get("delay_s"), float),
-        is_handover=event.type == events.RETRYING
-        and isinstance(error, dict)
-        and error.get("type") == HANDOVER,
+        is_handover=event.type == events.RETRYING and _is_handover(data),
         interrupts=tuple(item["id"] for item in items),
         timeouts=tuple((item["id"], due_s) for item in items if (due_s := _due_s(item)) is not None),
     )

@@ -44,11 +44,12 @@ from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.isolation import require_no_child
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
+from cas_events.runner.observation import Observation
 from cas_events.runner.registration import Registrations
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
 from cas_events.runner.workplace import Workplace
 from cas_events.session import Session
-from cas_events.settings import Settings
+from cas_events.settings import MetricsAddress, Settings
 from cas_events.uuid7 import uuid7
 from cas_events.wire.subjects import Names
 
@@ -100,6 +101,7 @@ class Runner(Registrations):
         self._handlers: set[asyncio.Task[None]] = set()
         self._threads: AgentThreads | None = None
         self.ready = asyncio.Event()
+        self.metrics_url: str | None = None
 
     # --- serving ---------------------------------------------------------------------------------------------------------
 
@@ -115,16 +117,18 @@ class Runner(Registrations):
         busy = self._threads.busy if self._threads is not None else 0
         return tasks + [f"{busy} threads"] * bool(busy)
 
-    async def run(self, *, handle_signals: bool = True) -> None:
+    async def run(self, *, handle_signals: bool = True, metrics: MetricsAddress | None = None) -> None:
         """Serve until told to stop.
 
         Args:
             handle_signals: shut down on SIGTERM and SIGINT (main thread only); agent code that ignores its end is
                 then left behind by ending the process.
+            metrics: where to serve `/metrics`, `/healthz` and `/readyz`; where the settings say without it.
 
         Raises:
             ServerUnreachableError: no server answers.
             CasEventsError: nothing is registered, or the deployment's streams have other settings.
+            MetricsAddressError: metrics cannot be served there.
         """
         require_no_child()
         if not self._agents:
@@ -139,12 +143,23 @@ class Runner(Registrations):
         loop.set_default_executor(self._threads)
         with Signals(loop, self._stop.set, enabled=handle_signals) as signals:
             runner_id = uuid7()
-            async with await Connection.open(url, name=f"cas-runner-{runner_id}") as connection:
-                await self._serve(connection, url, settings, runner_id)
+            async with (
+                Observation(metrics or settings.metrics, stall_s=self._stall_s) as observation,
+                await Connection.open(url, name=f"cas-runner-{runner_id}") as connection,
+            ):
+                self.metrics_url = observation.url
+                await self._serve(connection, url, settings, runner_id, observation)
         if signals.heard and self.left_behind:
             end_process(self.left_behind)
 
-    async def _serve(self, connection: Connection, url: str, settings: Settings, runner_id: str) -> None:
+    async def _serve(
+        self,
+        connection: Connection,
+        url: str,
+        settings: Settings,
+        runner_id: str,
+        observation: Observation,
+    ) -> None:
         names = Names(settings.deployment)
         js = JetStream(connection)
         await ensure_streams(js, settings.deployment, replicas=settings.replicas)
@@ -163,6 +178,7 @@ class Runner(Registrations):
                 on_offer=lambda offer: self._accept(place, offer),
                 loop=asyncio.get_running_loop(),
                 stall_s=self._stall_s,
+                meter=observation.meter,
             )
             place = Workplace(
                 names=names,
@@ -170,7 +186,7 @@ class Runner(Registrations):
                 connection=connection,
                 js=js,
                 reads=reads,
-                ledger=Ledger(js, names, blobs),
+                ledger=Ledger(js, names, blobs, observation.meter),
                 publisher=PipelinedPublisher(connection),
                 blobs=blobs,
                 desk=desk,
@@ -182,8 +198,9 @@ class Runner(Registrations):
                 limits=self._limits,
                 session=Session(connection, names),
                 spawn=lambda work: group.create_task(_guard(work)),
+                meter=observation.meter,
             )
-            await self._serve_until_stopped(group, place)
+            await self._serve_until_stopped(group, place, observation)
 
     def _breakers(
         self, js: JetStream, names: Names, sources: list[Source], desk: Desk, runner_id: str
@@ -192,7 +209,9 @@ class Runner(Registrations):
         source = f"cas/runner/{runner_id}"
         return Breakers(js, names, source=source, policies=policies, sources=sources, desk=desk)
 
-    async def _serve_until_stopped(self, group: asyncio.TaskGroup, place: Workplace) -> None:
+    async def _serve_until_stopped(
+        self, group: asyncio.TaskGroup, place: Workplace, observation: Observation
+    ) -> None:
         assert self._stop is not None
         self._dispatcher, self._cancels = Dispatcher(place), Cancels(place)
         heard = await place.connection.subscribe(place.names.cancel("*"), self._cancels.hear)
@@ -204,6 +223,7 @@ class Runner(Registrations):
         background = [group.create_task(_beat(place.keeper)), group.create_task(place.breakers.run())]
         try:
             await place.keeper.start()
+            observation.watch(place)
             self.ready.set()
             _log.info("runner ready id=%s agents=%s", place.runner_id, ",".join(self._agents))
             await self._stop.wait()

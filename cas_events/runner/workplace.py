@@ -20,6 +20,7 @@ from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.queue import ACK, Delivery, nak
 from cas_events.jetstream.reads import DecidingReads
 from cas_events.lineage import root_of
+from cas_events.observe.meter import Meter
 from cas_events.runner.breakers import Breakers
 from cas_events.runner.holds import Desk, TaskKey
 from cas_events.runner.keeper import Keeper
@@ -54,6 +55,7 @@ class Workplace:
         limits: what a task may emit, and how large its input and outputs may be.
         session: starts children and waits for them.
         spawn: starts a supervised coroutine.
+        meter: told what happens, for whoever looks at metrics.
         running: executions of this process by agent and task id, from their claim to their end; two agents may have
             been given the same id.
         is_stopping: the process shuts down.
@@ -78,6 +80,7 @@ class Workplace:
     limits: TelemetryLimits
     session: Session
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    meter: Meter
     running: dict[TaskKey, Execution] = field(default_factory=dict)
     is_stopping: bool = False
     saver: Any = None

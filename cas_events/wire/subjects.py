@@ -124,6 +124,11 @@ class Names:
 
     # --- checkpoints; what is below a thread is `wire.threads`' --------------------------------------------------------
 
+    @property
+    def probe(self) -> str:
+        """Where processes try whether they are ready: one message, replaced each time. No thread's token has a `~`."""
+        return f"{self.deployment}.ckpt.~ready"
+
     def thread(self, token: str) -> str:
         """What the subjects of a LangGraph thread begin with; ``*`` stands for every thread."""
         return f"{self.deployment}.ckpt.{token}"

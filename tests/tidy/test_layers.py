@@ -55,17 +55,24 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "domain": (("cas_events.domain",), CORE),
     "wire": (("cas_events.wire",), CORE | {"domain"}),
     "jetstream": (("cas_events.jetstream",), CORE | {"settings", "domain", "wire"}),
+    "observe": (("cas_events.observe",), CORE | {"settings", "domain", "wire", "jetstream"}),
     "server": (("cas_events.server", "cas_events.server_guard"), CORE | {"settings"}),
-    "tasks": (TASKS, CORE | {"ids", "domain", "wire", "jetstream"}),
-    "runner": (("cas_events.runner",), CORE | {"settings", "ids", "domain", "wire", "jetstream", "tasks"}),
-    "client": (CLIENT, CORE | {"settings", "ids", "domain", "wire", "jetstream", "tasks"}),
+    "tasks": (TASKS, CORE | {"ids", "domain", "wire", "jetstream", "observe"}),
+    "runner": (
+        ("cas_events.runner",),
+        CORE | {"settings", "ids", "domain", "wire", "jetstream", "observe", "tasks"},
+    ),
+    "client": (CLIENT, CORE | {"settings", "ids", "domain", "wire", "jetstream", "observe", "tasks"}),
     "audit": (("cas_events.audit",), CORE | {"ids", "domain", "wire", "jetstream"}),
-    "projections": (("projections",), CORE | {"settings", "ids", "domain", "wire", "jetstream", "audit"}),
+    "projections": (
+        ("projections",),
+        CORE | {"settings", "ids", "domain", "wire", "jetstream", "observe", "audit"},
+    ),
     "agents": (("cas_events.agents",), CORE | {"package", "settings", "server", "domain", "runner"}),
     "cli": (("cas_events.cli", "cas_events.__main__"), set()),
     "package": (
         ("cas_events",),
-        CORE | {"settings", "domain", "wire", "jetstream", "tasks", "runner", "client"},
+        CORE | {"settings", "domain", "wire", "jetstream", "observe", "tasks", "runner", "client"},
     ),
 }
 ANYTHING = {"cli"}
@@ -78,6 +85,8 @@ DOORS = {
     "langchain_core": ("cas_events.jetstream", "cas_events.runner", "cas_events.agents"),
     "typer": ("cas_events.cli",),
     "rich": ("cas_events.cli",),
+    "prometheus_client": ("cas_events.observe",),
+    "opentelemetry": ("cas_events.observe.otel",),
     "langchain": ("cas_events.agents.model",),
 }
 
