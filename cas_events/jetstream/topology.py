@@ -176,7 +176,8 @@ def _checkpoints(names: Names) -> StreamSpec:
     return StreamSpec(
         names.checkpoints,
         {"subjects": [f"{names.deployment}.ckpt.>"], "max_msgs_per_subject": 1},
-        {"allow_direct": True, "allow_atomic": True, "compression": "s2"},
+        # Names are only links between messages that follow each other (`batches.append_linked`).
+        {"allow_direct": True, "allow_atomic": True, "compression": "s2", "duplicate_window": _NS // 10},
     )
 
 

@@ -5,9 +5,9 @@ sequence as its condition. What is stored while something is on its way waits an
 before what names it: pieces before records and writes, so a crash never leaves a record without its pieces.
 
 With more than one replica the server takes one write per fence at a time (10164), so all of it goes as one atomic
-batch, the fence included. With one replica a batch costs far more than its messages (`batches`), so there the fence,
-the pieces and the rest go one after the other, each wave pipelined; and once the fence is held, what is stored at the
-same time goes side by side.
+batch, the fence included. With one replica a batch costs far more than its messages (`batches`). There, a little that is
+stored first goes right behind the fence, linked to it, in the same round trip; else pieces and the rest go one after the
+other, each wave pipelined; and once the fence is held, what is stored at the same time goes side by side.
 
 No answer is settled by evidence: the fence is moved if it has this writer's name; anything else may be sent again, as
 messages replace themselves.
@@ -30,13 +30,22 @@ from cas_events.errors import (
     RefusedError,
     WrongLastSequenceError,
 )
-from cas_events.jetstream.batches import UNFINISHED, Outgoing, append_each, append_together
+from cas_events.jetstream.batches import (
+    UNFINISHED,
+    Outgoing,
+    append_each,
+    append_linked,
+    append_together,
+)
 from cas_events.jetstream.checkpoints.stream import CheckpointStream
 from cas_events.wire.checkpoints import Fence, decode_fence, encode_fence
 from cas_events.wire.threads import ThreadSubjects
 
 _BATCH_MESSAGES = 900
 _BATCH_BYTES = 8 * 1024 * 1024
+# Linked to the fence; each costs the server a name to remember, and all are sent again if another writer comes between.
+_LINKED_MESSAGES = 8
+_LINKED_BYTES = 128 * 1024
 _TIMEOUT_S = 5.0
 _IN_FLIGHT = 10164
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
@@ -206,19 +215,29 @@ class FencedWriter:
 
     async def _send_in_waves(self, messages: Sequence[Outgoing]) -> None:
         """The fence, then pieces, then what names them; each wave when the one before it is stored."""
-        js = self._stream.js
-        if not self.is_holder:
-            ack = await append_together(js, [self._fence_message()], timeout_s=_TIMEOUT_S)
-            self.fence_seq = ack.seq
-            self.is_holder = True
-        condition = self._condition()
         piece = self._subjects.all_pieces.removesuffix("*")
         waves: tuple[list[Outgoing], ...] = ([], [])
         for message in messages:
-            waves[not message.subject.startswith(piece)].append(message._replace(headers=condition))
+            waves[not message.subject.startswith(piece)].append(message)
+        stored = 0 if self.is_holder else await self._take_with([*waves[0], *waves[1]])
+        condition = self._condition()
         for wave in waves:
-            if wave:
-                await append_each(js, wave, timeout_s=_TIMEOUT_S)
+            left = [message._replace(headers=condition) for message in wave[stored:]]
+            stored -= min(stored, len(wave))
+            if left:
+                await append_each(self._stream.js, left, timeout_s=_TIMEOUT_S)
+
+    async def _take_with(self, messages: Sequence[Outgoing]) -> int:
+        """Move the fence, and store as many of the messages as can go right behind it; how many those are."""
+        is_little = len(messages) <= _LINKED_MESSAGES and _size(messages) <= _LINKED_BYTES
+        linked = messages if is_little else ()
+        link = self._fence.writer
+        ack, stored = await append_linked(
+            self._stream.js, [self._fence_message(), *linked], link, timeout_s=_TIMEOUT_S
+        )
+        self.fence_seq = ack.seq
+        self.is_holder = True
+        return stored - 1
 
     async def _send_together(self, messages: Sequence[Outgoing]) -> None:
         """One atomic batch, since only one write per fence may be on its way."""

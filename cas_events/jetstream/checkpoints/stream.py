@@ -113,15 +113,20 @@ class CheckpointStream:
     async def fence_and_last(
         self, fence: str, records: str
     ) -> tuple[StoredMessage | None, StoredMessage | None]:
-        """The fence, and after it the newest record: in this order, a writer that came between is noticed later."""
+        """The fence, and after it the newest record: in this order, a writer that came between is noticed later.
+
+        Without a fence there is no record: nothing is stored before it, and deleting a thread leaves it.
+        """
         one_copy = await self.has_one_copy()
 
         async def both() -> tuple[StoredMessage | None, StoredMessage | None]:
             first = self._reads.last(fence)
-            if one_copy:  # One connection's reads are answered in order there: one round trip for both.
-                second = self._reads.last(records)
-                return await first, await second
-            return await first, await self._reads.last(records)
+            # One connection's reads are answered in order by one copy: one round trip for both.
+            second = self._reads.last(records) if one_copy else None
+            held = await first
+            if held is None:
+                return None, None
+            return held, await (second or self._reads.last(records))
 
         return await self.patiently(both)
 

@@ -51,6 +51,7 @@ class View:
         written: the writes of a checkpoint, by namespace and id.
         writer: writes under the fence.
         owner: who reads, as given.
+        is_blank: whether nothing is in the thread but what this view remembers to have stored: nobody had the fence.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class View:
         content = msgspec.structs.replace(fence or Fence(), thread=thread_id)
         self.writer = FencedWriter(stream, self.subjects, thread_id, fence_seq, content, self.forget)
         self.owner = owner
+        self.is_blank = fence_seq == 0
         self._known: dict[bytes, None] = {}
 
     def forget(self) -> None:
         """Nothing is known to be stored any more."""
+        self.is_blank = False
         self.values.clear()
         self.written.clear()
         self._known.clear()
@@ -96,6 +99,7 @@ class View:
         self.written[ns, checkpoint_id] = written
         while len(self.written) > _KNOWN_CHECKPOINTS_MAX:
             self.written.popitem(last=False)
+            self.is_blank = False
         return written
 
 

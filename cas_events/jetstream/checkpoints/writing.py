@@ -109,6 +109,8 @@ async def put_writes(
 async def _written(stream: CheckpointStream, view: View, ns: str, checkpoint_id: str) -> Written:
     """The writes of a checkpoint; asked for if this run has neither stored nor read it."""
     known = view.written.get((ns, checkpoint_id))
+    if known is None and view.is_blank:
+        known = view.know_written(ns, checkpoint_id, {})
     if known is None:
         messages = await stream.everything(view.subjects.writes(ns, checkpoint_id))
         stored = await read_writes(stream, view.subjects, messages)
