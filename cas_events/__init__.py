@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cas_events.client import Client
     from cas_events.domain.events import Event
     from cas_events.domain.limits import TelemetryLimits
+    from cas_events.domain.redaction import Redaction
     from cas_events.domain.retry import RetryPolicy
     from cas_events.errors import (
         AgentUnavailableError,
@@ -56,6 +57,7 @@ _HOMES = {
     "NonRetryableError": "errors",
     "NotJsonError": "errors",
     "ResumeAnswer": "answers",
+    "Redaction": "domain.redaction",
     "RetryPolicy": "domain.retry",
     "Runner": "runner.worker",
     "Settings": "settings",
@@ -85,6 +87,7 @@ __all__ = [
     "JetStreamStore",
     "NonRetryableError",
     "NotJsonError",
+    "Redaction",
     "ResumeAnswer",
     "RetryPolicy",
     "Runner",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from rich.text import Text
 from cas_events.cli.options import AgentFilter, EventType, Json, TaskArgument, TaskFilter
 from cas_events.cli.output import console, note, print_json_line, print_line
 from cas_events.cli.session import ask
-from cas_events.cli.texts import LEVELS, STATUS_STYLES, clock, cut, level_rank, log_level, summary
+from cas_events.cli.texts import LEVELS, STATUS_STYLES, clock, cut, level_rank, log_level, log_text, summary
 from cas_events.domain.events import LOG, Event
 
 _SUMMARY_LENGTH = 200
@@ -25,16 +26,40 @@ def logs(
     level: Annotated[
         str, typer.Option("--level", metavar="LEVEL", help=f"Only from this level on: {', '.join(LEVELS)}.")
     ] = "debug",
+    grep: Annotated[
+        str | None,
+        typer.Option(
+            "--grep",
+            metavar="REGEX",
+            help="Only lines in whose message or fields this regular expression is found; `(?i)` for any case.",
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
     json: Json = False,
 ) -> None:
     """Print what a task logged, from the log itself: complete, also while no projector runs."""
     if level not in LEVELS:
         raise typer.BadParameter(f"{level!r} is none of {', '.join(LEVELS)}", param_hint="--level")
-    ask(_logs(task, level_rank(level), follow=follow, json=json))
+    wanted = _regex(grep)
+
+    def is_chosen(event: Event) -> bool:
+        if event.type != LOG or level_rank(log_level(event)) < level_rank(level):
+            return False
+        return wanted is None or wanted.search(log_text(event)) is not None
+
+    ask(_logs(task, is_chosen, follow=follow, json=json))
 
 
-async def _logs(task_id: str, rank: int, *, follow: bool, json: bool) -> None:
+def _regex(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except (re.error, RecursionError, OverflowError) as problem:
+        raise typer.BadParameter(
+            f"{text!r} is no regular expression: {problem}", param_hint="--grep"
+        ) from None
+
+
+async def _logs(task_id: str, is_chosen: Callable[[Event], bool], *, follow: bool, json: bool) -> None:
     from cas_events.cli.view import log_line  # noqa: PLC0415 - see the package's docstring
     from cas_events.client import Client  # noqa: PLC0415
 
@@ -44,7 +69,7 @@ async def _logs(task_id: str, rank: int, *, follow: bool, json: bool) -> None:
         events = (await cas.task(task_id)).events() if follow else cas.replay(task_id=task_id)
         async for event in events:
             # A resent line is stored twice; the key tells.
-            if event.type == LOG and level_rank(log_level(event)) >= rank and _key(event) not in told:
+            if is_chosen(event) and _key(event) not in told:
                 told.add(_key(event))
                 show(event)
 

@@ -12,22 +12,20 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Unpack
 
-import structlog
-
+from cas_events.domain.redaction import DEFAULT
 from cas_events.domain.tokens import require_token
 from cas_events.runner.children import ChildOptions, Children, NoChildren
 from cas_events.runner.state import StandInState, StateOfAgent
+from cas_events.runner.task_logger import task_logger
 
 if TYPE_CHECKING:
     from cas_events.runner.attempts import Attempt
     from cas_events.session import Task
-
-LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class Origin(NamedTuple):
@@ -77,7 +75,9 @@ class TaskContext:
         attempt: the epoch, from 1.
         metadata: the caller's own, read-only by convention.
         log: a structlog logger; each line becomes a `cas.log` event.
+        log_level: what is logged below it is dropped, as the standard library counts levels.
         state: the state of the task's agent: ``await ctx.state.update({…})``; see `StateOfAgent`.
+        redaction: what is taken out of log lines, progress messages and errors before they are stored.
         held: the attempt as this process holds it, for adapters of agent frameworks; None outside of its process.
     """
 
@@ -91,6 +91,7 @@ class TaskContext:
         make_emitter: Callable[[], Emitter],
         is_cancelled: Callable[[], bool],
         current_origin: Callable[[], Origin] = lambda: NOWHERE,
+        log_level: int = logging.NOTSET,
         held: Attempt | None = None,
     ) -> None:
         self.task_id = task_id
@@ -102,7 +103,9 @@ class TaskContext:
         self._making = threading.Lock()
         self._is_cancelled = is_cancelled
         self.current_origin = current_origin
+        self.log_level = log_level
         self.held = held
+        self.redaction = DEFAULT
         self.state: StateOfAgent = StandInState()
         self.current_place: Callable[[], str] | None = None
         self.make_children: Callable[[TaskContext], Children] = _no_children
@@ -216,44 +219,17 @@ class TaskContext:
 
     @property
     def log(self) -> Any:
-        """A structlog logger: ``ctx.log.info("reading", source="…")``."""
+        """A structlog logger: ``ctx.log.info("reading", source="…")``.
+
+        The standard library's loggers, called in agent code, say it just as well (`log_bridge`).
+        """
         if self._log is None:
-            self._log = structlog.wrap_logger(
-                _LogSink(self.emitter, self._origin),
-                processors=[
-                    structlog.contextvars.merge_contextvars,
-                    structlog.processors.format_exc_info,
-                    _split,
-                ],
-                wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-                context_class=dict,
-            )
+            self._log = task_logger(self.emitter, self._origin, self.log_level)
         return self._log
 
     def is_cancelled(self) -> bool:
         """Whether somebody asked for the task's end; threads and long loops should look now and then."""
         return self._is_cancelled()
-
-
-def _split(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The last structlog processor: hand the level, the message and the fields to the sink."""
-    message = event.pop("event", "")
-    return (str(message), event), {}
-
-
-class _LogSink:
-    """The innermost logger: one method a level, each an event."""
-
-    def __init__(self, emitter: Emitter, origin: Callable[[], Origin]) -> None:
-        self._emitter = emitter
-        self._origin = origin
-
-    def __getattr__(self, level: str) -> Callable[[str, dict[str, Any]], None]:
-        if level not in LEVELS:
-            raise AttributeError(level)
-        return lambda message, metadata: self._emitter.log(level, message, metadata, origin=self._origin())
 
 
 def _no_children(_context: TaskContext) -> Children:
@@ -327,6 +303,11 @@ _current: ContextVar[TaskContext | None] = ContextVar("cas_events_task", default
 def current_task() -> TaskContext:
     """The context of the task that this code runs for; a harmless stand-in outside a runner."""
     return _current.get() or _detached_context()
+
+
+def running_task() -> TaskContext | None:
+    """The context of the task that this code runs for; None outside of tasks."""
+    return _current.get()
 
 
 def is_agent_code() -> bool:

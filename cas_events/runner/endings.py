@@ -68,7 +68,9 @@ async def _ask(execution: Execution, interruption: TaskInterruptedError) -> None
     try:
         cancel = await ask(execution, interruption)
     except NotJsonError as problem:
-        await execution.finish(events.FAILED, {"error": error_members(problem), "reason": "error"})
+        await execution.finish(
+            events.FAILED, {"error": error_members(problem, execution.place.redaction), "reason": "error"}
+        )
         return
     if cancel is not None:
         await _cancel(execution, cancel)
@@ -87,12 +89,16 @@ async def _complete(execution: Execution, output: Any, duration: Mapping[str, An
     try:
         await execution.finish(events.COMPLETED, {"output": output, **duration})
     except (NotJsonError, PayloadTooLargeError) as problem:
-        members = {"error": error_members(problem), "reason": "error", **duration}
+        members = {"error": error_members(problem, execution.place.redaction), "reason": "error", **duration}
         await execution.finish(events.FAILED, members)
 
 
 async def _after_error(execution: Execution, error: BaseException) -> None:
-    members, tries, terms = error_members(error), execution.claim.tries, execution.terms
+    members, tries, terms = (
+        error_members(error, execution.place.redaction),
+        execution.claim.tries,
+        execution.terms,
+    )
     verdict = after_error(
         retryable=execution.spec.is_retryable(error), tries=tries, max_attempts=terms.max_attempts
     )

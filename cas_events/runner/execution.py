@@ -212,8 +212,10 @@ class Execution:
             metadata=self.metadata,
             make_emitter=self._make_telemetry,
             is_cancelled=lambda: self.stop is not None,
+            log_level=self.spec.log_level_number,
             held=self.attempt,
         )
+        context.redaction = self.place.redaction
         context.state = TaskState(
             self.place,
             self.facts,
@@ -236,6 +238,7 @@ class Execution:
             spawn=self.place.spawn,
             is_blocked=lambda: storage.is_tight,
             limits=self.place.limits,
+            redaction=self.place.redaction,
         )
         if self._phase is _Phase.ENDING:
             self._telemetry.close()

@@ -101,6 +101,7 @@ def isolated(
                     attempt=context.attempt,
                     metadata=encode_json(dict(context.metadata), path="metadata"),
                     input=encode_json(input_, path="input"),
+                    log_level=context.log_level,
                 )
             )
 

@@ -45,9 +45,11 @@ from cas_events.runner.isolation_link import (
     enter_child,
     type_name,
 )
+from cas_events.runner.log_bridge import give_all_to
 from cas_events.runner.registry import AgentFunction
 from cas_events.runner.shutdown import AgentThreads
 from cas_events.runner.state import StandInState
+from cas_events.runner.task_logger import route_structlog
 from cas_events.runner.terms import retry_after_s
 from cas_events.wire.claims import require_small_enough
 from cas_events.wire.jsonvalue import decode_json, encode_json
@@ -84,7 +86,10 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
         metadata=decode_json(start.metadata),
         make_emitter=lambda: ChildEmitter(outbox),
         is_cancelled=stop.is_asked.is_set,
+        log_level=start.log_level,
     )
+    give_all_to(context)
+    route_structlog()
     context.make_children = lambda _: NoChildren(_APART)
     context.state = StandInState(_APART)
     stop.bind(loop)

@@ -20,7 +20,9 @@ from cas_events.wire.claims import require_small_enough
 from cas_events.wire.jsonvalue import encode_json, encode_lossy
 
 ORPHANED = 70  # exit code of a child without a parent, which nobody will see
-CUT_SLACK_BYTES = 4  # a text is cut by so little less here that the parent sees that it was
+CUT_SLACK_BYTES = (
+    4096  # a text keeps so much more here that the parent sees that it is cut, and what stood there
+)
 PROGRESS_EVERY_S = 0.002  # so seldom is a flood of progress sent; the newest wins
 YIELD_EVERY_S = 0.0002  # an agent that only ticks lets its event loop, and so a cancel, run this often
 
@@ -96,7 +98,7 @@ class ChildEmitter:
 
     def progress(self, fraction: float, message: str, *, node: str | None, agent: str | None) -> Awaitable:
         """Emit a `cas.progress` event."""
-        text, _ = cut_utf8(message, LOG_LINE_BYTES)
+        text, _ = cut_utf8(message, LOG_LINE_BYTES + CUT_SLACK_BYTES)
         self._outbox.put_progress(Progress(fraction=fraction, message=text, node=node, agent=agent))
         return self._breath()
 

@@ -35,6 +35,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="st
         attempt: the epoch.
         metadata: the caller's own, as JSON.
         input: as JSON.
+        log_level: what is logged below it is dropped, as the standard library counts levels.
     """
 
     module: str
@@ -45,6 +46,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="st
     attempt: int
     metadata: bytes
     input: bytes
+    log_level: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="what", tag="stop"):

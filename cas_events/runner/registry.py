@@ -15,11 +15,13 @@ from cas_events.domain.retry import RetryPolicy
 from cas_events.domain.tokens import require_token
 from cas_events.errors import InvalidInputError, NonRetryableError
 from cas_events.runner.context import TaskContext
+from cas_events.runner.task_logger import LEVELS, level_number
 
 AgentFunction = Callable[[TaskContext, Any], Awaitable[Any]]
 CrashPolicy = Literal["retry", "fail"]
 Isolation = Literal["none", "process"]
 KeepCheckpoints = Literal["all", "latest", "none"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 DEFAULT_MAX_ATTEMPTS = 3
 
@@ -68,6 +70,7 @@ class AgentOptions(TypedDict, total=False):
     description: str
     recursion_limit: int | None
     tokens: bool
+    log_level: LogLevel
     keep_checkpoints: KeepCheckpoints
 
 
@@ -97,6 +100,7 @@ class AgentSpec:
         recursion_limit: of a graph, how many supersteps a run may take; None for the graph's own, or else 100.
         tokens: of a graph, whether what its chat models say is published as it comes; a task's own
             ``metadata.stream_tokens`` wins. It makes the models stream.
+        log_level: what its code logs below it is dropped: ``debug``, ``info``, ``warning``, ``error`` or ``critical``.
         keep_checkpoints: of a graph, what stays of a thread's checkpoints when a task on it has completed: all, the
             latest, or none (of a thread that tasks share the latest stays, as their memory).
         terms: its own bounds, made from the options; those of every task that has none of its own.
@@ -124,6 +128,7 @@ class AgentSpec:
     description: str = ""
     recursion_limit: int | None = None
     tokens: bool = False
+    log_level: LogLevel = "info"
     keep_checkpoints: KeepCheckpoints = "all"
     terms: Terms = field(init=False)
 
@@ -171,10 +176,19 @@ class AgentSpec:
             raise ValueError(
                 f"keep_checkpoints of agent {self.agent_id!r} is {self.keep_checkpoints!r}; use 'all', 'latest' or 'none'"
             )
+        if self.log_level not in LEVELS:
+            raise ValueError(
+                f"log_level of agent {self.agent_id!r} is {self.log_level!r}; use one of {', '.join(LEVELS)}"
+            )
         if self.isolation not in {"none", "process"}:
             raise ValueError(
                 f"isolation of agent {self.agent_id!r} is {self.isolation!r}; use 'none' or 'process'"
             )
+
+    @property
+    def log_level_number(self) -> int:
+        """Its log level as the standard library counts."""
+        return level_number(self.log_level)
 
     @property
     def has_threads(self) -> bool:

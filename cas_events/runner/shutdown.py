@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, NoReturn, Self, TypeVar
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class AgentThreads(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """As any executor's."""
-        call = super().submit(fn, *args, **kwargs)
+        # What runs here is the work of the task that asks: its log lines say so, also from `run_in_executor`.
+        call = super().submit(copy_context().run, fn, *args, **kwargs)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         return call

@@ -17,23 +17,17 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import msgspec
-
 from cas_events.domain import events
-from cas_events.domain.limits import (
-    CLAIM_CHECK_BYTES,
-    LOG_LINE_BYTES,
-    TelemetryLimits,
-    cut_utf8,
-)
+from cas_events.domain.limits import TelemetryLimits
+from cas_events.domain.redaction import Redaction
 from cas_events.errors import AttemptOverError, CasEventsError, ServerError
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.publisher import PipelinedPublisher, PublishOutcome
 from cas_events.runner.budgets import Budgets
 from cas_events.runner.context import DONE, NOWHERE, Awaitable, Breath, Origin
+from cas_events.runner.lines import log_data, progress_data
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.envelope import EventEncoder
-from cas_events.wire.jsonvalue import encode_lossy
 from cas_events.wire.subjects import Names
 
 _log = logging.getLogger(__name__)
@@ -62,6 +56,7 @@ class Telemetry:
         spawn: starts a supervised coroutine.
         is_blocked: whether the storage is so full that telemetry is dropped.
         limits: rates and sizes.
+        redaction: what is taken out of words before they are stored.
     """
 
     def __init__(
@@ -77,6 +72,7 @@ class Telemetry:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         is_blocked: Callable[[], bool],
         limits: TelemetryLimits,
+        redaction: Redaction,
     ) -> None:
         self._encoder = encoder
         self._publisher = publisher
@@ -92,6 +88,7 @@ class Telemetry:
         self._subjects["output"] = names.out(agent_id, task_id)
         now_s = time.monotonic()
         self._limits = limits
+        self._redaction = redaction
         self._budgets = Budgets(limits)
         self._waiting_progress: dict[Origin, _Progress] = {}
         self._progress_timer: asyncio.TimerHandle | None = None
@@ -133,14 +130,7 @@ class Telemetry:
         """Emit a log line; fields without a JSON form are stored as their repr."""
         if not self._budgets.admits_log():
             return
-        text, is_cut = cut_utf8(message, LOG_LINE_BYTES)
-        fields = encode_lossy(dict(metadata))
-        if not fields.startswith(b"{"):
-            fields = b'{"unencodable":%b}' % fields
-        if len(fields) > CLAIM_CHECK_BYTES:
-            fields, is_cut = b"{}", True
-        line = {"level": level, "message": text, "metadata": msgspec.Raw(fields), **_origin_members(origin)}
-        data = encode_lossy(line | {"truncated": True} if is_cut else line)
+        data = log_data(level, message, metadata, origin, self._redaction)
         if self._budgets.admits(len(data)):
             self._on_loop(self._emit_log, data)
 
@@ -239,7 +229,7 @@ class Telemetry:
                 self._progress_timer = self._loop.call_later(wait_s, self._send_progress)
                 return
             origin = next(iter(self._waiting_progress))
-            data = _progress_data(origin, self._waiting_progress.pop(origin))
+            data = progress_data(*self._waiting_progress.pop(origin), origin, self._redaction)
             if self._budgets.admits(len(data)):
                 self._emit("progress", events.PROGRESS, data)
 
@@ -250,7 +240,7 @@ class Telemetry:
             self._progress_timer = None
         while self._waiting_progress:
             origin, progress = self._waiting_progress.popitem()
-            self._emit("progress", events.PROGRESS, _progress_data(origin, progress))
+            self._emit("progress", events.PROGRESS, progress_data(*progress, origin, self._redaction))
 
     def _emit_log(self, data: bytes) -> None:
         if self._budgets.has_dropped_and_may_say_so:
@@ -333,14 +323,3 @@ class Telemetry:
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether this code runs on the loop, and not in another thread."""
     return asyncio._get_running_loop() is loop  # noqa: SLF001 - the public one raises instead of saying no
-
-
-def _progress_data(origin: Origin, progress: _Progress) -> bytes:
-    text, _ = cut_utf8(progress[1], LOG_LINE_BYTES)
-    data: dict[str, Any] = {"progress": progress[0], "message": text}
-    return encode_lossy(data | _origin_members(origin))
-
-
-def _origin_members(origin: Origin) -> dict[str, str]:
-    members = {"node": origin.node, "agent": origin.agent}
-    return {name: value for name, value in members.items() if value is not None}

@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from cas_events.domain.limits import TelemetryLimits
+from cas_events.domain.redaction import DEFAULT, Redaction
 from cas_events.errors import CasEventsError, ServerError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
@@ -44,6 +45,7 @@ from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.isolation import require_no_child
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
+from cas_events.runner.log_bridge import bridged
 from cas_events.runner.observation import Observation
 from cas_events.runner.registration import Registrations
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
@@ -77,6 +79,7 @@ class Runner(Registrations):
         places: how many tasks this process takes at once.
         stall_s: a process whose event loop does not run for so long is ended.
         limits: what each task may emit, and how large its input and outputs may be.
+        redaction: what is taken out of log lines, progress messages and errors before they are stored.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Runner(Registrations):
         places: int = DEFAULT_PLACES,
         stall_s: float = DEFAULT_STALL_S,
         limits: TelemetryLimits | None = None,
+        redaction: Redaction = DEFAULT,
     ) -> None:
         super().__init__(grace_s=grace_s)
         self._url = url
@@ -97,6 +101,7 @@ class Runner(Registrations):
         self._places = places
         self._stall_s = stall_s
         self._limits = limits or TelemetryLimits()
+        self._redaction = redaction
         self._stop: asyncio.Event | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self._threads: AgentThreads | None = None
@@ -141,7 +146,8 @@ class Runner(Registrations):
         self._threads = AgentThreads()
         loop.set_task_factory(task_factory)
         loop.set_default_executor(self._threads)
-        with Signals(loop, self._stop.set, enabled=handle_signals) as signals:
+        talkative = min(spec.log_level_number for spec in self._agents.values())
+        with bridged(talkative), Signals(loop, self._stop.set, enabled=handle_signals) as signals:
             runner_id = uuid7()
             async with (
                 Observation(metrics or settings.metrics, stall_s=self._stall_s) as observation,
@@ -196,6 +202,7 @@ class Runner(Registrations):
                 lease_s=self._lease_s,
                 grace_s=self._grace_s,
                 limits=self._limits,
+                redaction=self._redaction,
                 session=Session(connection, names),
                 spawn=lambda work: group.create_task(_guard(work)),
                 meter=observation.meter,

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from cas_events.domain.commands import Execute
 from cas_events.domain.limits import TelemetryLimits
+from cas_events.domain.redaction import Redaction
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
@@ -53,6 +54,7 @@ class Workplace:
         lease_s: redelivery time of an agent's consumer that this process would create.
         grace_s: how long agent code may take to end when asked to.
         limits: what a task may emit, and how large its input and outputs may be.
+        redaction: what is taken out of words before they are stored.
         session: starts children and waits for them.
         spawn: starts a supervised coroutine.
         meter: told what happens, for whoever looks at metrics.
@@ -78,6 +80,7 @@ class Workplace:
     lease_s: float
     grace_s: float
     limits: TelemetryLimits
+    redaction: Redaction
     session: Session
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     meter: Meter

@@ -28,7 +28,7 @@ from cas_events import Runner
 
 mine = Runner(grace_s=0.5)
 
-@mine.agent("greeter")
+@mine.agent("greeter", log_level="debug")
 async def greeter(ctx, input):
     ctx.log.debug("thinking")
     ctx.log.info("greeting", name=input.get("name"))

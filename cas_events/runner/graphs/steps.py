@@ -109,7 +109,8 @@ class Steps(BaseCallbackHandler):
             with suppress(AttributeError):  # It has slots.
                 error.cas_node = members["node"]  # The innermost one; shown in the task's own failure.
         self._context.emit_step(
-            events.STEP_FAILED, {**members, "error": error_members(error, with_traceback=False)}
+            events.STEP_FAILED,
+            {**members, "error": error_members(error, self._context.redaction, with_traceback=False)},
         )
 
 

@@ -101,6 +101,7 @@ class Thread:
             "metadata": {TASK_RUN: context.task_id, "run_id": context.task_id},
         }
         self._task_id = context.task_id
+        self._redaction = context.redaction
         self._given: dict[str, Any] = {}
         self._lost: dict[str, str] = {}
 
@@ -193,7 +194,7 @@ class Thread:
         refused = [i.id for i in pending if i.id in self._given or i.id in self._lost]
         members: dict[str, Any] | None = None
         if problem is not None:
-            members = error_members(problem, with_traceback=False)
+            members = error_members(problem, self._redaction, with_traceback=False)
         elif refused:
             message = next(iter(self._lost.values()), "the answer was given, and the graph asks again")
             members = {"type": "InvalidAnswerError", "message": message}

@@ -1,0 +1,86 @@
+"""``ctx.log``: a structlog logger whose lines become `cas.log` events, from the agent's level on.
+
+Fields that are bound, with ``bind`` or in structlog's context variables, are in every line. The level is decided by
+methods that do nothing, so that a line below it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from cas_events.runner.context import Emitter, Origin
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+FIELDS = "cas_fields"  # of a log record: the fields of a structlog line
+PROCESS_LOG = "cas_process_log"  # attribute of a handler: it shows the process's own log, and no task's
+
+
+def level_number(level: str) -> int:
+    """A level as the standard library counts it."""
+    return int(getattr(logging, level.upper()))
+
+
+def level_name(number: int) -> str:
+    """The level that a number of the standard library, perhaps between two levels, belongs to."""
+    return next((name for name in reversed(LEVELS) if number >= level_number(name)), LEVELS[0])
+
+
+def task_logger(emitter: Emitter, origin: Callable[[], Origin], level: int) -> Any:
+    """A structlog logger for an attempt.
+
+    Args:
+        emitter: where lines go.
+        origin: where in a workflow a line is said.
+        level: lines below it are dropped, as the standard library counts levels.
+    """
+    return structlog.wrap_logger(
+        _LogSink(emitter, origin),
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.format_exc_info, _split],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        context_class=dict,
+    )
+
+
+def route_structlog() -> None:
+    """Have ``structlog.get_logger()`` speak through the standard library's loggers, unless it is configured already."""
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, _to_stdlib],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+def _split(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The last structlog processor: hand the level, the message and the fields to the sink."""
+    message = event.pop("event", "")
+    return (str(message), event), {}
+
+
+def _to_stdlib(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    message = str(event.pop("event", ""))
+    said = {name: event.pop(name) for name in ("exc_info", "stack_info") if name in event}
+    return (message,), {**said, "extra": {FIELDS: dict(event)}}
+
+
+class _LogSink:
+    """The innermost logger: one method a level, each an event."""
+
+    def __init__(self, emitter: Emitter, origin: Callable[[], Origin]) -> None:
+        self._emitter = emitter
+        self._origin = origin
+
+    def __getattr__(self, level: str) -> Callable[[str, dict[str, Any]], None]:
+        if level not in LEVELS:
+            raise AttributeError(level)
+        return lambda message, metadata: self._emitter.log(level, message, metadata, origin=self._origin())
