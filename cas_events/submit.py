@@ -8,7 +8,9 @@ the stream is full.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypedDict
 
 import msgspec
@@ -30,7 +32,7 @@ from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.lineage import root_of
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import encode_members, require_small_enough
-from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execute
+from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execute, not_before_text
 from cas_events.wire.jsonvalue import decode_json, encode_json
 from cas_events.wire.subjects import Names
 
@@ -54,7 +56,7 @@ class TaskOptions(TypedDict, total=False):
         parent_id: the task that asks for this one.
         correlation_id: the root task; looked up from the parent without it.
         traceparent: W3C trace context of the caller.
-        not_before: RFC 3339 time before which it does not start.
+        not_before: when it may start: an aware datetime, seconds from now, or an RFC 3339 time.
         wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
     """
 
@@ -68,7 +70,7 @@ class TaskOptions(TypedDict, total=False):
     parent_id: str | None
     correlation_id: str | None
     traceparent: str | None
-    not_before: str | None
+    not_before: datetime | float | str | None
     wait_for_runner_s: float | None
 
 
@@ -113,6 +115,8 @@ def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOption
     if not members.keys() <= _MEMBERS:
         raise TypeError(f"a task has no option {min(members.keys() - _MEMBERS)!r}")
     present = {name: value for name, value in members.items() if value is not None}
+    if "not_before" in present:
+        present["not_before"] = not_before_text(present["not_before"], now_ns=time.time_ns())
     data, blobs = encode_execute(present, claim_bytes=CLAIM_CHECK_BYTES)
     require_small_enough(blobs, "the input", CLAIM_BYTES_MAX)
     return PreparedExecute(

@@ -44,6 +44,7 @@ class Request:
     task_id: str
     input: dict[str, Any]
     timeout_s: float | None
+    not_before: float | str | None
     wait_for_runner_s: float | None
 
 
@@ -66,6 +67,17 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Bound on one attempt.")
     ] = None,
+    delay: Annotated[
+        float | None, typer.Option("--delay", metavar="SECONDS", min=0, help="Start it so much later.")
+    ] = None,
+    not_before: Annotated[
+        str | None,
+        typer.Option(
+            "--not-before",
+            metavar="TIME",
+            help="Start it then and not before: RFC 3339, such as 2026-11-22T09:00:00Z.",
+        ),
+    ] = None,
     wait_for_runner: WaitForRunner = None,
     detach: Detach = False,
     quiet: Quiet = False,
@@ -76,7 +88,8 @@ def run(
     Exits 1 when the task fails, is cancelled or rejected. Ctrl-C stops following; the task goes on. With `--json`,
     every event is a line, the last one says how it ended.
 
-    Examples: `cas run echo '{"steps": 5}'`, `cas run security-audit '{"path": "."}' --detach`
+    Examples: `cas run echo '{"steps": 5}'`, `cas run security-audit '{"path": "."}' --detach`,
+    `cas run echo --delay 3600 --detach`
     """
     from cas_events.uuid7 import uuid7  # noqa: PLC0415 - see the package's docstring
 
@@ -85,10 +98,17 @@ def run(
         task_id=task_id or uuid7(),
         input=read_input(input, input_file),
         timeout_s=timeout,
+        not_before=_start_time(delay, not_before),
         wait_for_runner_s=wait_for_runner,
     )
     begin = partial(_started, request)
     ask(_begin(begin, json=json) if detach else _follow(begin, json=json, quiet=quiet))
+
+
+def _start_time(delay_s: float | None, not_before: str | None) -> float | str | None:
+    if delay_s is not None and not_before is not None:
+        raise typer.BadParameter("give --delay or --not-before, not both", param_hint="--delay")
+    return delay_s if not_before is None else not_before
 
 
 def read_input(text: str | None, file: Path | None) -> dict[str, Any]:
@@ -141,6 +161,7 @@ async def _started(request: Request, cas: Any) -> Any:
         request.input,
         task_id=request.task_id,
         timeout_s=request.timeout_s,
+        not_before=request.not_before,
         wait_for_runner_s=request.wait_for_runner_s,
     )
 

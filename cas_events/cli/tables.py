@@ -6,7 +6,7 @@ import asyncio
 import csv
 import sys
 from contextlib import nullcontext, redirect_stdout
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +36,8 @@ _HEADINGS = {
     **dict.fromkeys(("created", "took", "message"), "VARCHAR"),
 }
 _TASKS = f"SELECT {', '.join(_COLUMNS)} FROM cas_tasks"  # noqa: S608 - constants
+# The first execute of an id is the task's.
+_DUE = "SELECT task_id, arg_min(data->>'$.not_before', seq) AS not_before FROM cas_commands WHERE kind = 'execute'"
 _NEWEST_FIRST = " ORDER BY created_at DESC, task_id DESC"
 
 
@@ -51,7 +53,8 @@ def tasks(
 ) -> None:
     """List tasks, the newest first.
 
-    A queued task whose agent no live runner serves is shown as `queued (unserved)`.
+    A queued task whose agent no live runner serves is shown as `queued (unserved)`, one that is to start later with
+    the time when it is due.
     """
     if status is not None and status not in STATUSES:
         raise typer.BadParameter(f"{status!r} is none of {', '.join(STATUSES)}", param_hint="--status")
@@ -69,17 +72,30 @@ async def _tasks(conditions: dict[str, str], limit: int, *, json: bool) -> None:
         # One more than is shown tells whether there are more.
         answer = await query(settings, connection, sql, list(conditions.values()), limit=limit + 1)
         rows = answer.dicts()
-        served = await _served(
-            settings, connection, {row["agent_id"] for row in rows if row["status"] == QUEUED}
-        )
+        queued = [row for row in rows if row["status"] == QUEUED]
+        served = await _served(settings, connection, {row["agent_id"] for row in queued})
+        due = await _due(settings, connection, [row["task_id"] for row in queued])
     for row in rows:
         row["served"] = served.get(row["agent_id"]) if row["status"] == QUEUED else None
+        row["not_before"] = due.get(row["task_id"])
     if json:
         print_json_array(rows[:limit])
         return
     print_table(list(_HEADINGS), [_task_cells(row) for row in rows[:limit]], types=list(_HEADINGS.values()))
     if len(rows) > limit:
         note(f"there are more; --limit is {limit}")
+
+
+async def _due(
+    settings: Settings, connection: Connection | None, task_ids: list[str]
+) -> dict[str, str | None]:
+    """What the commands of tasks say of their start, as RFC 3339 text."""
+    if not task_ids:
+        return {}
+    marks = ", ".join("?" * len(task_ids))
+    sql = f"{_DUE} AND task_id IN ({marks}) GROUP BY task_id"
+    answer = await query(settings, connection, sql, task_ids, limit=len(task_ids))
+    return {row["task_id"]: row["not_before"] for row in answer.dicts()}
 
 
 async def _served(
@@ -108,6 +124,9 @@ def _task_cells(row: dict[str, Any]) -> list[Any]:
     """The cells under `_HEADINGS`."""
     status = row["status"]
     shown = f"{status} (unserved)" if row["served"] is False else status
+    due = _due_time(row["not_before"])
+    if due is not None:
+        shown += f", due {_short_time(due)}"
     return [
         row["task_id"],
         row["agent_id"],
@@ -118,6 +137,17 @@ def _task_cells(row: dict[str, Any]) -> list[Any]:
         _took(row["created_at"], row["finished_at"]),
         row["message"],
     ]
+
+
+def _due_time(not_before: str | None) -> str | None:
+    """When a task is due, if that is a time and still ahead."""
+    try:
+        moment = None if not_before is None else datetime.fromisoformat(not_before)
+    except ValueError:  # Anybody's command: a runner rejects it.
+        return None
+    if moment is None or moment.tzinfo is None or moment <= datetime.now(UTC):
+        return None
+    return not_before
 
 
 def _short_time(text: str) -> str:

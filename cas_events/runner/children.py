@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from cas_events.errors import NotInTaskError
@@ -24,7 +25,7 @@ class ChildOptions(TypedDict, total=False):
         queue_timeout_s: bound on the wait for its first start, in seconds.
         max_attempts: bound on tries.
         retry: how errors are backed off (``base_s``, ``cap_s``, ``factor``).
-        not_before: RFC 3339 time before which it does not start.
+        not_before: when it may start: an aware datetime, seconds from now, or an RFC 3339 time.
         wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds; 10 without it, since
             runners are replaced while workflows run.
     """
@@ -37,7 +38,7 @@ class ChildOptions(TypedDict, total=False):
     queue_timeout_s: float | None
     max_attempts: int | None
     retry: Mapping[str, float] | None
-    not_before: str | None
+    not_before: datetime | float | str | None
     wait_for_runner_s: float | None
 
 

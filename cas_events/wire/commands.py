@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from cas_events.domain.commands import Cancel, Execute
+from cas_events.domain.commands import TIMEOUT_MAX_S, Cancel, Execute
 from cas_events.errors import InvalidCommandError, WireError
 from cas_events.wire.claims import encode_members, is_claim, looks_like_claim
+from cas_events.wire.envelope import format_time
 from cas_events.wire.jsonvalue import decode_json, may_be_deep
 
 BAD_BODY = "bad_body"
@@ -128,6 +129,34 @@ def parse_time(text: str | None) -> float | None:
             reason=BAD_BODY,
         )
     return seconds
+
+
+def not_before_text(value: Any, *, now_ns: int) -> str:
+    """What a caller says of a task's start, as the command has it.
+
+    Args:
+        value: an aware datetime, seconds from now, or an RFC 3339 time.
+        now_ns: the time, in nanoseconds since the epoch.
+
+    Raises:
+        InvalidCommandError: it is none of these, or a delay that is negative, no finite number or over ten years.
+    """
+    if isinstance(value, datetime):
+        value = value.isoformat()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if not 0 <= value <= TIMEOUT_MAX_S:
+            raise _bad_not_before(value, f"a delay is from 0 to {TIMEOUT_MAX_S:.0f} seconds")
+        return format_time(now_ns + int(value * 1e9))
+    if not isinstance(value, str):
+        raise _bad_not_before(value, "give an aware datetime, seconds from now, or an RFC 3339 time")
+    parse_time(value)
+    return value
+
+
+def _bad_not_before(value: Any, problem: str) -> InvalidCommandError:
+    return InvalidCommandError(
+        f"not_before {value!r} is not valid: {problem}", field="not_before", reason=BAD_BODY
+    )
 
 
 def _kind(value: Any) -> str:

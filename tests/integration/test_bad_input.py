@@ -83,6 +83,7 @@ async def events_of(cas: Client, task_id: str, agent: str = "echo") -> list[Even
         ({"max_attempts": 0}, InvalidCommandError),
         ({"parent_id": "no token"}, InvalidCommandError),
         ({"not_before": "tomorrow"}, InvalidCommandError),
+        ({"not_before": -1}, InvalidCommandError),
         ({"task_id": ""}, InvalidNameError),
         ({"task_id": "a.b"}, InvalidNameError),
         ({"task_id": "a b"}, InvalidNameError),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
 from cas_events.domain.commands import Cancel
 from cas_events.errors import InvalidCommandError, NotJsonError
 from cas_events.wire.claims import claim_for, is_claim
-from cas_events.wire.commands import decode_cancel, decode_execute, encode_execute
+from cas_events.wire.commands import decode_cancel, decode_execute, encode_execute, not_before_text
 
 LIMIT = 256 * 1024
 
@@ -129,3 +130,45 @@ def test_a_cycle_is_not_json() -> None:
 
     with pytest.raises(NotJsonError):
         encode_execute({"input": cycle}, claim_bytes=LIMIT)
+
+
+NOW_NS = 1_795_338_000_000_000_000  # 2026-11-22T09:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "2026-11-22T09:00:00.000000Z"),
+        (90.5, "2026-11-22T09:01:30.500000Z"),
+        ("2026-11-22T10:00:00+01:00", "2026-11-22T10:00:00+01:00"),
+        (datetime(2026, 11, 22, 9, tzinfo=UTC), "2026-11-22T09:00:00+00:00"),
+        (datetime(1999, 1, 1, tzinfo=UTC), "1999-01-01T00:00:00+00:00"),
+    ],
+)
+def test_a_start_may_be_a_time_or_a_delay(value: object, text: str) -> None:
+    assert not_before_text(value, now_ns=NOW_NS) == text
+    decode_execute(json.dumps({"not_before": text}).encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        -0.001,
+        float("nan"),
+        float("inf"),
+        10**400,
+        1e12,
+        True,
+        b"now",
+        [],
+        "tomorrow",
+        "",
+        datetime(2026, 1, 1),  # noqa: DTZ001 - that is the fault
+    ],
+)
+def test_a_start_that_is_none_names_the_field(value: object) -> None:
+    with pytest.raises(InvalidCommandError, match=r"^not_before ") as caught:
+        not_before_text(value, now_ns=NOW_NS)
+
+    assert caught.value.field == "not_before"
