@@ -84,7 +84,11 @@ class _Pull:
 
 
 class WorkQueue:
-    """Pulls from one durable consumer; belongs to the loop of its connection."""
+    """Pulls from one durable consumer; belongs to the loop of its connection.
+
+    Attributes:
+        outstanding: how many messages the open pulls may still bring.
+    """
 
     def __init__(
         self,
@@ -102,14 +106,10 @@ class WorkQueue:
         self._on_pull_end = on_pull_end
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._pulls: set[_Pull] = set()
+        self.outstanding = 0
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._forget_disconnect = connection.on_disconnect(self._disconnected)
-
-    @property
-    def outstanding(self) -> int:
-        """How many messages the open pulls may still bring."""
-        return sum(pull.left for pull in self._pulls)
 
     def ask(self, n: int, *, expires_s: float) -> None:
         """Send one more pull request for ``n`` messages, answered within ``expires_s``.
@@ -127,6 +127,7 @@ class WorkQueue:
             pull.subscription.unsubscribe()
             raise
         self._pulls.add(pull)
+        self.outstanding += n
         pull.timer = self._loop.call_at(pull.silent_at_s(), self._check, pull)
 
     async def stop(self, timeout_s: float = 2.0) -> None:
@@ -147,9 +148,11 @@ class WorkQueue:
     def _received(self, pull: _Pull, message: Message) -> None:
         pull.heard_at_s = self._loop.time()
         if message.reply:
-            pull.left -= 1
-            if pull.left <= 0:
-                self._end(pull, "fulfilled")
+            if pull in self._pulls:
+                pull.left -= 1
+                self.outstanding -= 1
+                if not pull.left:
+                    self._end(pull, "fulfilled")
             self._on_delivery(delivery(message))
         elif message.status != _HEARTBEAT:
             self._end(pull, *_end_reason(message))
@@ -166,6 +169,7 @@ class WorkQueue:
         if pull not in self._pulls:
             return
         self._pulls.discard(pull)
+        self.outstanding -= pull.left
         if pull.timer is not None:
             pull.timer.cancel()
         if pull.subscription is not None:
@@ -174,7 +178,7 @@ class WorkQueue:
             linger_s = _LINGER_S if reason == "silent" else 0.0
             self._loop.call_later(linger_s, pull.subscription.unsubscribe)
         if self._on_pull_end is not None:
-            self._on_pull_end(PullEnd(pull.asked, max(0, pull.left), reason, detail))
+            self._on_pull_end(PullEnd(pull.asked, pull.left, reason, detail))
 
     def _disconnected(self) -> None:
         for pull in list(self._pulls):

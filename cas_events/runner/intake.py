@@ -147,7 +147,8 @@ class Intake:
             self._main_loop.call_soon_threadsafe(self._hand_over)
         queue = self._queues[source.consumer]
         if (
-            source.agent_id not in self._desk.probing
+            not self.is_hungry
+            and source.agent_id not in self._desk.probing
             and queue.outstanding * 2 <= self._appetite[source.consumer]
         ):
             self._appetite[source.consumer] = min(self._desk.places, self._appetite[source.consumer] * 2)
