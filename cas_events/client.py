@@ -22,6 +22,7 @@ from cas_events.follow import EventStream
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
+from cas_events.observe.tracing import enable_tracing
 from cas_events.reading import Choice, FollowFrom, ReplayOptions, follow, replay
 from cas_events.results import TaskResult, result_from
 from cas_events.session import CancelAnswer, Session, Task
@@ -49,6 +50,8 @@ class Client(StateMethods, FleetMethods):
 
     async def __aenter__(self) -> Self:
         settings = self._settings or Settings.from_env(nats_url=self._url)
+        if settings.tracing:
+            enable_tracing()
         client_id = uuid7()
         connection = await Connection.open(self._url or settings.url(), name=f"cas-client-{client_id}")
         try:

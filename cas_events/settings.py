@@ -21,6 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 # `kv` and `obj` would collide with the stream names of NATS' own key-value and object stores.
 _DEPLOYMENT = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_TRACE_EXPORTERS = ("otlp", "console", "none")
 _PORT_MAX = 65_535
 _ENV_LINE = re.compile(r"\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 _QUOTED = re.compile(r"""(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)""")
@@ -148,6 +149,19 @@ def _metrics_from(port: str, host: str) -> MetricsAddress | None:
             f"{host or LOOPBACK}:{port}", f"CAS_METRICS_PORT is no number from 0 to {_PORT_MAX}"
         ) from None
     return MetricsAddress(number, host or LOOPBACK)
+
+
+def trace_exporters() -> list[str]:
+    """Where OpenTelemetry's own variable wants traces: any of ``otlp`` and ``console``; the former if it says nothing.
+
+    Raises:
+        InvalidNameError: it names something else.
+    """
+    named = [name.strip() for name in os.environ.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
+    for name in named:
+        if name not in _TRACE_EXPORTERS:
+            raise InvalidNameError(f"OTEL_TRACES_EXPORTER (one of {', '.join(_TRACE_EXPORTERS)})", name)
+    return [name for name in named or ["otlp"] if name != "none"]
 
 
 def bare_environment() -> dict[str, str]:

@@ -30,6 +30,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently, patiently_unsent
 from cas_events.lineage import root_of
+from cas_events.observe import tracing
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import encode_members, require_small_enough
 from cas_events.wire.commands import SUBMIT_HEADER, decode_execute, encode_execute, not_before_text
@@ -85,6 +86,7 @@ class PreparedExecute(msgspec.Struct, frozen=True, kw_only=True):
         data: the command's bytes.
         blobs: the objects of its claim checks.
         rootless_parent: the parent, when the command names one and not the root.
+        traceparent: what the command carries of the caller's, if anything.
     """
 
     agent_id: str
@@ -94,6 +96,7 @@ class PreparedExecute(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
     blobs: list[bytes]
     rootless_parent: str | None = None
+    traceparent: str | None = None
 
 
 _MEMBERS = frozenset(TaskOptions.__annotations__) | {"input"}
@@ -127,6 +130,7 @@ def prepare(agent_id: str, input_: Mapping[str, Any] | None, options: TaskOption
         data=data,
         blobs=blobs,
         rootless_parent=present.get("parent_id") if "correlation_id" not in present else None,
+        traceparent=present.get("traceparent"),
     )
 
 
@@ -160,6 +164,7 @@ def repeat(agent_id: str, task_id: str, command: bytes, *, wait_for_runner_s: fl
         wait_for_runner_s=wait_for_runner_s,
         data=data,
         blobs=blobs,
+        traceparent=members.get("traceparent"),
     )
 
 
@@ -176,13 +181,31 @@ async def require_unused(js: JetStream, names: Names, agent_id: str, task_id: st
 
 
 async def send(js: JetStream, names: Names, blobs: BlobStore, command: PreparedExecute) -> int:
-    """Store an execute command and return its sequence.
+    """Store an execute command and return its sequence; a span of the caller's trace, where there is one.
 
     Raises:
         DuplicateTaskError: the id is taken.
         RefusedError: the stream is full, for example.
         ConnectionLostError: the server stayed away.
     """
+    tracer = tracing.tracer()
+    if tracer is None:
+        return await _send(js, names, blobs, command)
+    with tracer.submitting(command.agent_id, command.task_id, command.traceparent) as span:
+        return await _send(js, names, blobs, _traced(command, tracer.traceparent_of(span)))
+
+
+def _traced(command: PreparedExecute, traceparent: str) -> PreparedExecute:
+    """A command that carries the span that it is sent in."""
+    if command.traceparent is None:
+        separator = b"," if len(command.data) > len(b"{}") else b""
+        data = b'%b%b"traceparent":"%b"}' % (command.data[:-1], separator, traceparent.encode())
+    else:
+        data = encode_json({**decode_json(command.data), "traceparent": traceparent}, path="command")
+    return structs.replace(command, data=data, traceparent=traceparent)
+
+
+async def _send(js: JetStream, names: Names, blobs: BlobStore, command: PreparedExecute) -> int:
     for blob in command.blobs:
         await patiently(lambda blob=blob: blobs.put(blob), give_up_s=PATIENCE_S)  # type: ignore[misc]
     seq, is_mine = await _store_once(

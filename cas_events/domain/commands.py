@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import structs
+
+from cas_events.domain.trace_context import valid_traceparent
 
 Token = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
-Traceparent = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
 
 ATTEMPTS_MAX = 1_000_000
 TIMEOUT_MAX_S = 10 * 365 * 86_400.0
@@ -42,7 +44,7 @@ class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         parent_id: id of the task that asked for this one.
         correlation_id: id of the root task; the parent's or the task's own without it.
         not_before: RFC 3339 time before which the task does not start.
-        traceparent: W3C trace context of the caller.
+        traceparent: W3C trace context of the caller, as a string; whatever else stood there counts as absent.
     """
 
     input: dict[str, Any] = {}
@@ -55,7 +57,12 @@ class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parent_id: Token | None = None
     correlation_id: Token | None = None
     not_before: str | None = None
-    traceparent: Traceparent | None = None
+    # Of any type, since a bad one costs a trace and never the task (`trace_context`).
+    traceparent: Any = None
+
+    def __post_init__(self) -> None:
+        if self.traceparent is not None:
+            structs.force_setattr(self, "traceparent", valid_traceparent(self.traceparent))
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -44,6 +44,7 @@ class Last:
         is_handover: whether a `retrying` is a hand-over, which costs no try.
         interrupts: ids listed by an `interrupted`.
         timeouts: (id, seconds since the epoch) of the listed ones whose time is bounded.
+        traceparent: of the event: the attempt that it belongs to, where that was traced.
     """
 
     type: str
@@ -58,6 +59,7 @@ class Last:
     is_handover: bool = False
     interrupts: tuple[str, ...] = ()
     timeouts: tuple[tuple[str, float], ...] = ()
+    traceparent: str | None = None
 
     @property
     def is_foreign(self) -> bool:

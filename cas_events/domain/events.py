@@ -82,6 +82,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         parent_id: id of the parent task, if any.
         causation_id: what caused it, such as ``CAS_COMMANDS:17``.
         dataversion: version of the shape of ``data``.
+        traceparent: W3C trace context of the attempt, or of the command that asked for the task.
     """
 
     type: str
@@ -99,6 +100,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None = None
     causation_id: str | None = None
     dataversion: int = 1
+    traceparent: str | None = None
 
     @property
     def is_lifecycle(self) -> bool:

@@ -31,6 +31,7 @@ from cas_events.runner.overruling import append_over, duplicate, duplicate_of, r
 from cas_events.runner.questions import is_readable
 from cas_events.runner.terms import terms_of
 from cas_events.runner.timers import store_wake
+from cas_events.runner.tracing import traced
 from cas_events.runner.turns import LOOK_AGAIN_S, obstacle_of_turn, thread_of
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.claims import is_claim
@@ -85,7 +86,8 @@ async def claim_and_run(
         and not await is_readable(place, job.facts(execute), last, job.answer)
     ):
         return True
-    execution = Execution(place, job.spec, job.facts(execute), job.offer, claim)
+    facts, trace = traced(job.facts(execute), claim, last)
+    execution = Execution(place, job.spec, facts, job.offer, claim, trace)
     place.running[execution.facts.key] = execution
     place.desk.claims.add(execution.facts.key)
     is_first = (
@@ -261,6 +263,8 @@ def _waited_s(job: Job, execute: Execute) -> float:
 
 def _tell_claimed(place: Workplace, job: Job, execution: Execution, last: Last | None) -> None:
     waited_s = _waited_s(job, execution.facts.execute) if _is_fresh(last) else None
+    if waited_s is not None:
+        execution.trace.waited(time.time() - waited_s)
     place.meter.claimed(job.spec.agent_id, waited_s=waited_s, after_crash=execution.claim.after_crash)
 
 

@@ -13,12 +13,14 @@ import logging
 import time
 from collections.abc import Mapping
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from cas_events.domain import events
 from cas_events.domain.commands import Cancel
 from cas_events.domain.decide import Claim
 from cas_events.jetstream.queue import Delivery
+from cas_events.observe.tracing import NO_TRACE, AttemptTrace
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.clock import AttemptClock
 from cas_events.runner.context import TaskContext, task_scope
@@ -31,6 +33,7 @@ from cas_events.runner.registry import AgentSpec
 from cas_events.runner.task_state import TaskState
 from cas_events.runner.telemetry import Telemetry
 from cas_events.runner.terms import terms_of
+from cas_events.runner.tracing import TracedTelemetry
 from cas_events.runner.turns import has_ended
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import decode_cancel
@@ -55,6 +58,7 @@ class Execution:
         facts: the task.
         offer: the delivery that it answers to.
         claim: what the delivery table said.
+        trace: told what happens.
 
     Attributes:
         attempt: the attempt, as adapters of agent frameworks see it.
@@ -62,8 +66,15 @@ class Execution:
     """
 
     def __init__(
-        self, place: Workplace, spec: AgentSpec, facts: TaskFacts, offer: Offer, claim: Claim
+        self,
+        place: Workplace,
+        spec: AgentSpec,
+        facts: TaskFacts,
+        offer: Offer,
+        claim: Claim,
+        trace: AttemptTrace = NO_TRACE,
     ) -> None:
+        self.trace = trace
         self.place = place
         self.spec = spec
         self.facts = facts
@@ -189,7 +200,7 @@ class Execution:
             context = self._context()
             self._clock.start()
             try:
-                with task_scope(context):
+                with task_scope(context), self.trace.scope():
                     output = await self.spec.begin(context, input_)
             except asyncio.CancelledError as cancelled:
                 if self.stop is None and self._task is not None and self._task.cancelling():
@@ -227,7 +238,8 @@ class Execution:
     def _make_telemetry(self) -> Telemetry:
         """Made when the agent first emits something; many never do."""
         storage = self.place.keeper.storage  # By way of self it would be a cycle.
-        self._telemetry = Telemetry(
+        make = partial(TracedTelemetry, self.trace) if self.trace.wants_steps else Telemetry
+        self._telemetry = make(
             encoder=self.encoder,
             names=self.place.names,
             agent_id=self.facts.agent_id,
@@ -270,6 +282,7 @@ class Execution:
             self.delivery = hold.delivery
         if self.place.running.get(self.facts.key) is self:
             del self.place.running[self.facts.key]
+        self.trace.end()
         self.ended.set()
 
     async def finish(self, type_: str, members: Mapping[str, Any]) -> None:
@@ -300,6 +313,7 @@ class Execution:
             member_bytes_max=self.place.limits.claim_bytes_max if type_ == events.COMPLETED else None,
             is_held=self._is_held if self._phase is _Phase.ENDING else None,
         )
+        self.trace.appended(type_, seq, members)
         if self._phase is _Phase.ENDING:
             self.place.meter.ran(self.facts.agent_id, type_, time.monotonic() - self.began_s)
         if type_ in events.TERMINAL_TYPES:

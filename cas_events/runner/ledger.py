@@ -245,6 +245,7 @@ def last_from(event: Event, message: StoredMessage) -> Last:
         is_handover=event.type == events.RETRYING and _is_handover(data),
         interrupts=tuple(item["id"] for item in items),
         timeouts=tuple((item["id"], due_s) for item in items if (due_s := _due_s(item)) is not None),
+        traceparent=event.traceparent,
     )
 
 

@@ -18,6 +18,7 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.runner.descent import end_children
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.jobs import Job
+from cas_events.runner.tracing import tell_end
 from cas_events.runner.turns import has_ended
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import decode_cancel, decode_execute
@@ -43,7 +44,7 @@ async def refuse(
     facts = await _facts(place, job)
     is_duplicate = reason == events.DUPLICATE_TASK
     members = {"reason": reason, "detail": detail, "raw": base64.b64encode(job.command).decode()}
-    await place.ledger.append(
+    seq = await place.ledger.append(
         facts.encoder(place.source, 0 if is_duplicate else claim.attempt),
         events.REJECTED,
         agent_id=job.spec.agent_id,
@@ -52,6 +53,7 @@ async def refuse(
         members={**members, "tries": 0, "command_seq": job.hint.command_seq},
         expected_seq=claim.expected_seq if lock_seq is None else lock_seq,
     )
+    tell_end(facts, events.REJECTED, seq)
     place.ack(job.delivery)
 
 
@@ -78,7 +80,7 @@ async def append_for(
     Raises:
         LostRaceError: another writer was faster.
     """
-    await place.ledger.append(
+    seq = await place.ledger.append(
         facts.encoder(place.source, last.attempt + 1 if last else 1),
         type_,
         agent_id=facts.agent_id,
@@ -87,6 +89,7 @@ async def append_for(
         members={**members, "tries": last.tries if last else 0, "command_seq": facts.command_seq},
         expected_seq=last.seq if last else 0,
     )
+    tell_end(facts, type_, seq)
     has_ended(place, facts)
     if last is not None:
         await end_children(place, *facts.key, type_)

@@ -36,6 +36,7 @@ from cas_events.jetstream.topology import (
     ensure_streams,
     wake_consumer,
 )
+from cas_events.observe.tracing import enable_tracing
 from cas_events.runner import agent_events
 from cas_events.runner.breakers import Breakers
 from cas_events.runner.cancels import Cancels
@@ -140,6 +141,8 @@ class Runner(Registrations):
             raise CasEventsError("this runner serves no agent; register one with @runner.agent(name)")
         settings = self._settings or Settings.from_env(nats_url=self._url)
         url = self._url or settings.url()
+        if settings.tracing:
+            enable_tracing()
         self._stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         sys.setswitchinterval(min(sys.getswitchinterval(), THREAD_SWITCH_S))

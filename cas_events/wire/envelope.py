@@ -17,6 +17,7 @@ import msgspec
 
 from cas_events.domain.events import Event
 from cas_events.domain.limits import JSON_DEPTH_MAX
+from cas_events.domain.trace_context import valid_traceparent
 from cas_events.errors import WireError
 from cas_events.wire.upcasters import DATAVERSION, upcast
 
@@ -139,6 +140,7 @@ class _Envelope(msgspec.Struct, frozen=True):
     parentid: str | None = None
     causationid: str | None = None
     dataversion: int = 1
+    traceparent: Any = None  # What is none counts as absent, as in a command.
 
 
 _decoder = msgspec.json.Decoder(_Envelope)
@@ -184,4 +186,5 @@ def decode_event(data: bytes, *, seq: int, stream: str) -> Event:
         parent_id=envelope.parentid,
         causation_id=envelope.causationid,
         dataversion=dataversion,
+        traceparent=valid_traceparent(envelope.traceparent) if envelope.traceparent else None,
     )

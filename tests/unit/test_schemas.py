@@ -371,7 +371,6 @@ BAD_COMMANDS = [
     ("command-execute", {"max_attempts": 0}),
     ("command-execute", {"max_attempts": 1.5}),
     ("command-execute", {"parent_id": "a.b"}),
-    ("command-execute", {"traceparent": "x"}),
     ("command-execute", {"not_before": "tomorrow"}),
     ("command-execute", {"not_before": "2026-11-22T09:00:00"}),
     ("command-cancel", {"reason": 1}),
