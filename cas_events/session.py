@@ -15,6 +15,7 @@ from cas_events.errors import (
     AgentUnavailableError,
     ConnectionLostError,
     NoRespondersError,
+    StreamFullError,
     TaskNotEndedError,
     UnknownTaskError,
     WireError,
@@ -188,13 +189,23 @@ class Task:
 
         Returns:
             ``requested``, ``already_requested`` or ``already_finished``.
+
+        Raises:
+            StreamFullError: the stream of commands is full, and the task goes on.
         """
         session = self._session
         # It listens from before the look on, so that the end cannot fall between the two; and it looks while the
         # cancel is on its way, which for a task that is over is one more command and nothing else.
         with session.waiter(self.agent_id, self.task_id) as waiter:
             look = await patiently(self._glance, give_up_s=submit.PATIENCE_S)
-            is_ours = await submit.send_cancel(session.js, session.names, self.task_id, reason, requested_by)
+            try:
+                is_ours = await submit.send_cancel(
+                    session.js, session.names, self.task_id, reason, requested_by
+                )
+            except StreamFullError:  # The stream is full; a task that is over needs no cancel.
+                if await self._end_seen_by(look) is None:
+                    raise
+                return "already_finished"
             end = await self._end_seen_by(look)
             # A `cancelled` that is there beside the first cancel of the task is that cancel's own doing.
             if end is not None and not (is_ours and end == CANCELLED):

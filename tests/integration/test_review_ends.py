@@ -69,6 +69,18 @@ async def test_a_full_log_at_the_end_does_not_run_a_task_twice(
     assert began == [1]
 
 
+async def test_cancel_of_a_finished_task_while_no_command_is_taken(cas: Client, make_runner) -> None:
+    js, commands = cas._session.js, cas._session.names.commands
+    runner = make_runner()
+    runner.register("noop", noop)
+    async with running(cas, runner):
+        done = await cas.execute_task("noop")
+        info = await js.stream_info(commands)
+        await update_stream(cas, {**info.config, "max_msgs": info.state.messages})
+        assert await cas.cancel_task(done.task_id) == "already_finished"
+        await update_stream(cas, info.config)
+
+
 async def update_stream(cas: Client, config: dict[str, Any]) -> None:
     await cas._session.js.call(f"STREAM.UPDATE.{config['name']}", config)
 
