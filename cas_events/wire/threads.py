@@ -76,6 +76,11 @@ class ThreadSubjects:
         return f"{self.prefix}.>"
 
     @property
+    def contents(self) -> str:
+        """Filter for every message but the fence and the line."""
+        return f"{self.prefix}.*.>"
+
+    @property
     def fence(self) -> str:
         """Subject of the fence."""
         return f"{self.prefix}.f"

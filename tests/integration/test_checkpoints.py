@@ -242,7 +242,10 @@ async def test_two_processes_on_a_thread_do_not_fork_it(open_saver) -> None:
             await leave.wait()
             return {"log": ["slow"]}
 
-        slow = asyncio.create_task(chain(one, wait, say).ainvoke({"log": ["one"]}, thread("t")))
+        # In sync, so that nothing of it is on its way when the other one reads.
+        slow = asyncio.create_task(
+            chain(one, wait, say).ainvoke({"log": ["one"]}, thread("t"), durability="sync")
+        )
         await entered.wait()
         await chain(other, say).ainvoke({"log": ["other"]}, thread("t"))
         leave.set()
@@ -250,6 +253,54 @@ async def test_two_processes_on_a_thread_do_not_fork_it(open_saver) -> None:
             await slow
         state = await chain(other, say).aget_state(thread("t"))
         assert "slow" not in state.values["log"]
+
+
+async def test_a_run_that_read_in_the_middle_of_another_is_refused_after_it(open_saver) -> None:
+    """The other one has ended, and the fence is where it was when both were under way."""
+    async with open_saver() as one, open_saver() as other:
+        entered, leave, has_read, go_on = (asyncio.Event() for _ in range(4))
+
+        async def wait(state: State) -> State:
+            entered.set()
+            await leave.wait()
+            return {"log": ["first"]}
+
+        read = other.aget_tuple
+
+        async def read_and_wait(config: Any) -> Any:
+            found = await read(config)
+            has_read.set()
+            await go_on.wait()
+            return found
+
+        first = asyncio.create_task(chain(one, wait, say).ainvoke({"log": ["one"]}, thread("t")))
+        await entered.wait()
+        other.aget_tuple = read_and_wait  # type: ignore[method-assign]
+        graph = chain(other, say)
+        late = asyncio.create_task(graph.ainvoke({"log": ["other"]}, thread("t")))
+        await has_read.wait()
+        leave.set()
+        out = await first
+        go_on.set()
+        with pytest.raises(CheckpointFencedError):
+            await late
+        assert (await chain(one, say).aget_state(thread("t"))).values == out
+
+
+async def test_the_line_of_tasks_is_no_writer(open_saver) -> None:
+    """A task that takes its place in the thread's line changes nothing that a run has read."""
+    async with open_saver() as one, open_saver() as other:
+        await chain(one, say).ainvoke({"log": ["in"]}, thread("t"))
+        read, stream = other.aget_tuple, other.stream
+
+        async def read_and_queue_up(config: Any) -> Any:
+            found = await read(config)
+            await stream.js.append(stream.thread("t").line, b"{}")
+            return found
+
+        other.aget_tuple = read_and_queue_up  # type: ignore[method-assign]
+        out = await chain(other, say).ainvoke({"log": ["other"]}, thread("t"))
+        assert len(out["log"]) == 4
 
 
 async def test_two_runs_of_one_process_do_not_fork_a_thread(saver: JetStreamSaver) -> None:
@@ -334,8 +385,9 @@ async def test_pruning_ends_the_run_of_another(open_saver) -> None:
             await other.aprune(["t"])
             return {"log": ["x"]}
 
+        # In sync, so that something of it is stored when the other one looks.
         with pytest.raises(CheckpointFencedError):
-            await chain(one, say, pruned).ainvoke({"log": ["in"]}, thread("t"))
+            await chain(one, say, pruned).ainvoke({"log": ["in"]}, thread("t"), durability="sync")
 
 
 # --- sync and loops

@@ -1,13 +1,16 @@
 """Writing under the fence of a thread: everything stored is stored while the fence is this writer's (PROTOCOL section 9).
 
-The first thing that a writer stores is the fence, expecting it where it was read; everything else has the fence's
-sequence as its condition. What is stored while something is on its way waits and goes out together. What is named goes
-before what names it: pieces before records and writes, so a crash never leaves a record without its pieces.
+The first thing that a writer stores is the fence, expecting it where it was read, and the thread as it was read: who
+held the fence then may have gone on to write under it. Everything else has the fence's sequence as its condition. What
+is stored while something is on its way waits and goes out together. What is named goes before what names it: pieces
+before records and writes, so a crash never leaves a record without its pieces.
 
 With more than one replica the server takes one write per fence at a time (10164), so all of it goes as one atomic
-batch, the fence included. With one replica a batch costs far more than its messages (`batches`). There, a little that is
-stored first goes right behind the fence, linked to it, in the same round trip; else pieces and the rest go one after the
-other, each wave pipelined; and once the fence is held, what is stored at the same time goes side by side.
+batch, the fence included. A filter as a condition is blind there for what is on its way, but nothing of the thread is
+on its way while the fence is no other write's condition. With one replica a batch costs far more than its messages
+(`batches`). There, a little that is stored first goes right behind the fence, linked to it, in the same round trip; else
+pieces and the rest go one after the other, each wave pipelined; and once the fence is held, what is stored at the same
+time goes side by side.
 
 No answer is settled by evidence: the fence is moved if it has this writer's name; anything else may be sent again, as
 messages replace themselves.
@@ -37,7 +40,7 @@ from cas_events.jetstream.batches import (
     append_linked,
     append_together,
 )
-from cas_events.jetstream.checkpoints.stream import CheckpointStream
+from cas_events.jetstream.checkpoints.stream import CheckpointStream, Seen
 from cas_events.wire.checkpoints import Fence, decode_fence, encode_fence
 from cas_events.wire.threads import ThreadSubjects
 
@@ -78,6 +81,7 @@ class FencedWriter:
         is_holder: whether this writer has moved it there.
         is_first: whether nobody had the fence before this writer, which has stored nothing else yet: the thread is
             empty, since nothing is stored in one without a fence.
+        seen: how far the thread had come when what is to be continued was read; None if nothing was.
         error: why nothing more can be written; None while all is well.
     """
 
@@ -93,6 +97,7 @@ class FencedWriter:
         self.fence_seq = fence_seq
         self.is_holder = False
         self.is_first = False
+        self.seen: Seen | None = None
         self.error: CheckpointFencedError | None = None
         self._stream = stream
         self._subjects = subjects
@@ -140,7 +145,7 @@ class FencedWriter:
         """Move the fence now, again if it is this writer's already: every other view of the thread is void then."""
         while self._flushing is not None:
             await asyncio.wait([self._flushing])
-        self.is_holder = False
+        self.is_holder, self.seen = False, None
         self._fence = msgspec.structs.replace(self._fence, writer=uuid.uuid4().hex)
         was_unfenced = self.fence_seq == 0
         await self.store([])
@@ -189,11 +194,11 @@ class FencedWriter:
                 return await self._send_once(messages)
             except WrongLastSequenceError as error:
                 if error.err_code != _IN_FLIGHT:
-                    if not self.is_holder and await self._has_moved_fence():
-                        if not await self._stream.has_one_copy():
-                            return None  # The whole batch was stored.
-                        continue
-                    raise await self._fenced() from error
+                    if not await self._may_go_on():
+                        raise await self._fenced() from error
+                    if self.is_holder and not await self._stream.has_one_copy():
+                        return None  # The whole batch was stored.
+                    continue
                 failure: Exception = error
                 self._stream.look_again()  # There may be more copies than there were.
             except (ConnectionLostError, NotConnectedError) as error:
@@ -248,15 +253,26 @@ class FencedWriter:
                 js, [first._replace(headers=self._condition()), *rest], timeout_s=_TIMEOUT_S
             )
             return
+        if self.seen is not None and messages:
+            first, *rest = messages
+            messages = [first._replace(headers=_condition(*self.seen)), *rest]
         ack = await append_together(js, [self._fence_message(), *messages], timeout_s=_TIMEOUT_S)
         self.fence_seq = ack.seq - len(messages)
         self.is_holder = True
 
     def _fence_message(self) -> Outgoing:
-        return Outgoing(self._subjects.fence, encode_fence(self._fence), ((_EXPECTED, str(self.fence_seq)),))
+        headers = self._condition()
+        if self.seen is not None and self.seen.within == self._subjects.everything:
+            # With one copy a filter is as exact as a subject; this one covers the fence.
+            headers = _condition(*self.seen)
+        return Outgoing(self._subjects.fence, encode_fence(self._fence), headers)
 
     def _condition(self) -> tuple[tuple[str, str], ...]:
-        return (_EXPECTED, str(self.fence_seq)), (_EXPECTED_SUBJECT, self._subjects.fence)
+        return _condition(self._subjects.fence, self.fence_seq)
+
+    async def _may_go_on(self) -> bool:
+        """Whether a refusal means nothing: an earlier try is what is in the way, or what this thread's runs do not read."""
+        return not self.is_holder and (await self._has_moved_fence() or await self._is_as_seen())
 
     async def _has_moved_fence(self) -> bool:
         """Whether an earlier try, whose answer was lost, has stored everything."""
@@ -267,10 +283,27 @@ class FencedWriter:
         self.is_holder = True
         return True
 
+    async def _is_as_seen(self) -> bool:
+        """Whether only the line of tasks has changed since the thread was read; what is seen is then as of now."""
+        seen = self.seen
+        if seen is None or seen.within != self._subjects.everything:
+            return False
+        newest = await self._stream.last(seen.within)
+        content = await self._stream.last(self._subjects.contents)
+        fence = await self._stream.last(self._subjects.fence)
+        if fence is None or fence.seq != self.fence_seq or (content is not None and content.seq > seen.seq):
+            return False
+        self.seen = Seen(seen.within, newest.seq if newest is not None else 0)
+        return True
+
     async def _fenced(self) -> CheckpointFencedError:
         found = await self._stream.last(self._subjects.fence)
         holder = str(decode_fence(found.data)) if found is not None else "nobody (the fence is gone)"
         return CheckpointFencedError(self._thread_id, holder)
+
+
+def _condition(subject: str, seq: int) -> tuple[tuple[str, str], ...]:
+    return (_EXPECTED, str(seq)), (_EXPECTED_SUBJECT, subject)
 
 
 def _parts(messages: list[Outgoing]) -> Iterator[list[Outgoing]]:

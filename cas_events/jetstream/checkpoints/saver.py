@@ -184,11 +184,15 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         """A checkpoint and the view for what will be written on top of it; in the saver's own loop."""
         stream, thread_id, ns = self.stream, thread_of_config(config), ns_of_config(config)
         thread, checkpoint_id = stream.thread(thread_id), get_checkpoint_id(config)
-        if self.held is not None and self.held.thread_id == thread_id and self.held.writer.is_first:
-            return None, self.held
+        held = self.held if self.held is not None and self.held.thread_id == thread_id else None
+        if held is not None and held.writer.is_first:
+            return None, held
         records = thread.record(ns, checkpoint_id) if checkpoint_id else thread.records(ns)
-        fence, message = await stream.fence_and_last(thread.fence, records)
+        begins_run = not (checkpoint_id or ns or held)
+        fence, message, seen = await stream.newest(thread, records, look_for_changes=begins_run)
         view = self.view_of_reader(thread_id, ns, fence.seq if fence is not None else 0, known, owner)
+        if begins_run:
+            view.writer.seen = seen
         if message is None:
             return None, view
         assembled = await assemble(stream, thread_id, thread, self.serde, message)

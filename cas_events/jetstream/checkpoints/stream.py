@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -41,6 +41,18 @@ class _SubjectsState(msgspec.Struct, frozen=True):
 class _Subjects(msgspec.Struct, frozen=True):
     state: _SubjectsState
     total: int = 0
+
+
+class Seen(NamedTuple):
+    """How far a thread had come when it was read.
+
+    Attributes:
+        within: the filter that it was asked with.
+        seq: of the newest message that matches; 0 if there was none.
+    """
+
+    within: str
+    seq: int
 
 
 class CheckpointStream:
@@ -110,25 +122,35 @@ class CheckpointStream:
     async def _last(self, subject: str) -> StoredMessage | None:
         return await self._reads.last(subject)
 
-    async def fence_and_last(
-        self, fence: str, records: str
-    ) -> tuple[StoredMessage | None, StoredMessage | None]:
-        """The fence, and after it the newest record: in this order, a writer that came between is noticed later.
+    async def newest(
+        self, thread: ThreadSubjects, records: str, *, look_for_changes: bool
+    ) -> tuple[StoredMessage | None, StoredMessage | None, Seen | None]:
+        """The fence, after it the newest record, and before both how far the thread had come.
 
-        Without a fence there is no record: nothing is stored before it, and deleting a thread leaves it.
+        In this order, a writer that came between is noticed later. Without a fence there is no record: nothing is stored
+        before it, and deleting a thread leaves it.
+
+        Args:
+            thread: the thread.
+            records: which of its records.
+            look_for_changes: whether somebody will want to know how far the thread had come.
         """
         one_copy = await self.has_one_copy()
+        within = thread.everything if one_copy else thread.contents
 
-        async def both() -> tuple[StoredMessage | None, StoredMessage | None]:
-            first = self._reads.last(fence)
-            # One connection's reads are answered in order by one copy: one round trip for both.
+        async def read() -> tuple[StoredMessage | None, StoredMessage | None, Seen | None]:
+            before = self._reads.last(within) if look_for_changes else None
+            first = self._reads.last(thread.fence)
+            # One connection's reads are answered in order by one copy: one round trip for all of them.
             second = self._reads.last(records) if one_copy else None
-            held = await first
-            if held is None:
-                return None, None
-            return held, await (second or self._reads.last(records))
+            last = await before if before is not None else None
+            fence = await first
+            if fence is None:
+                return None, None, None
+            record = await (second or self._reads.last(records))
+            return fence, record, Seen(within, last.seq if last is not None else 0) if before else None
 
-        return await self.patiently(both)
+        return await self.patiently(read)
 
     async def everything(self, subject_filter: str) -> list[StoredMessage]:
         """Every message that matches, by sequence."""
