@@ -11,7 +11,7 @@ encoded, or known to its owner alone passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,6 @@ from cas_events.domain.secret_patterns import (
 )
 
 DEPTH_MAX = 128  # what is nested deeper is masked unseen; no JSON value of ours is
-# One search for all hints at once takes 25 ns a byte, one for each of them 140 ns and next to nothing a byte.
-SHORT_BYTES = 300
 
 # Words with a blank between them, and a literal that is in every spelling of the name.
 _FIELDS = {
@@ -52,7 +50,7 @@ _FIELDS = {
     "cookies": b"cookie",
     "credential": b"credential",
     "credentials": b"credential",
-    "card number": b"number",
+    "card number": b"card",
     "cvv": b"cvv",
     "cvc": b"cvc",
 }
@@ -87,8 +85,7 @@ class Redaction:
     without: Collection[str] = ()
     _endings: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _steps: tuple[Pattern, ...] = field(init=False, repr=False, compare=False)
-    _hints: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
-    _any_hint: re.Pattern[bytes] = field(init=False, repr=False, compare=False)
+    _hints: re.Pattern[bytes] = field(init=False, repr=False, compare=False)
     _always: bool = field(init=False, repr=False, compare=False)
     _has_digits: bool = field(init=False, repr=False, compare=False)
     _has_user_info: bool = field(init=False, repr=False, compare=False)
@@ -111,8 +108,7 @@ class Redaction:
         self._set("_always", b"" in known)
         self._set("_has_digits", DIGITS in known)
         self._set("_has_user_info", USER_INFO in known)
-        self._set("_hints", tuple(hint for hint in known if hint not in {DIGITS, USER_INFO, b""}))
-        self._set("_any_hint", re.compile(b"|".join(map(re.escape, self._hints)) or b"(?!)"))
+        self._set("_hints", _any_of(hint for hint in known if hint not in {DIGITS, USER_INFO, b""}))
         self._set("_known_names", {})
 
     def _set(self, name: str, value: Any) -> None:
@@ -138,10 +134,7 @@ class Redaction:
         if self._always:
             return True
         lowered = encoded.lower()
-        if len(lowered) <= SHORT_BYTES:
-            if self._any_hint.search(lowered) is not None:
-                return True
-        elif any(hint in lowered for hint in self._hints):
+        if self._hints.search(lowered) is not None:
             return True
         if self._has_user_info and b"://" in lowered and b"@" in lowered:
             return True
@@ -186,6 +179,15 @@ class Redaction:
         if child is None or isinstance(child, bool) or child == "" or not self.is_named(name):
             return self._value(child, depth + 1)
         return MASK
+
+
+def _any_of(literals: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Finds any of some literals: sorted by their first bytes, which takes half as long (11 ns a byte of text)."""
+    behind: dict[bytes, list[bytes]] = {}
+    for literal in literals:
+        behind.setdefault(literal[:1], []).append(re.escape(literal[1:]))
+    branches = [re.escape(first) + b"(?:" + b"|".join(rests) + b")" for first, rests in behind.items()]
+    return re.compile(b"|".join(branches) or b"(?!)")
 
 
 def _check_pattern(name: str, text: str) -> None:

@@ -78,6 +78,7 @@ class TaskContext:
         log_level: what is logged below it is dropped, as the standard library counts levels.
         state: the state of the task's agent: ``await ctx.state.update({…})``; see `StateOfAgent`.
         redaction: what is taken out of log lines, progress messages and errors before they are stored.
+        is_over: tells whether the attempt has ended: what its code logs after that is nobody's.
         held: the attempt as this process holds it, for adapters of agent frameworks; None outside of its process.
     """
 
@@ -106,6 +107,7 @@ class TaskContext:
         self.log_level = log_level
         self.held = held
         self.redaction = DEFAULT
+        self.is_over: Callable[[], bool] = lambda: False
         self.state: StateOfAgent = StandInState()
         self.current_place: Callable[[], str] | None = None
         self.make_children: Callable[[TaskContext], Children] = _no_children

@@ -227,6 +227,7 @@ class Execution:
             held=self.attempt,
         )
         context.redaction = self.place.redaction
+        context.is_over = self.ended.is_set
         context.state = TaskState(
             self.place,
             self.facts,

@@ -3,7 +3,7 @@
 Whose a line is, the context variable of the task says: coroutines, `asyncio.to_thread`, `run_in_executor` and the nodes
 of graphs carry it; a bare ``threading.Thread`` does not, unless it runs in a `contextvars.copy_context()`. In the
 process of an isolated agent everything is the one task's. Lines of nobody's stay in the process's own log, and so do
-those of this package and of NATS, which are about the process: a line about an event that cannot be stored must not
+those of attempts that have ended, and those of this package and of NATS, which are about the process: a line about an event that cannot be stored must not
 become an event.
 
 The root logger's level is lowered to that of the most talkative agent, and all other handlers get no more than before.
@@ -44,6 +44,11 @@ def bridged(level: int) -> Generator[None]:
         _bridge.close_once()
 
 
+def lower_to(level: int) -> None:
+    """An agent was added that says more than those before it."""
+    _bridge.lower_to(level)
+
+
 def give_all_to(context: TaskContext) -> None:
     """In the process of an isolated agent: whatever is logged from now on is this task's."""
     _bridge.sole = context
@@ -78,6 +83,13 @@ class _Bridge(logging.Handler):
                 root.addHandler(self)
             root.setLevel(min(level, root.level))
 
+    def lower_to(self, level: int) -> None:
+        """Have the root logger pass on lines from this level on, while somebody uses the bridge."""
+        root = logging.getLogger()
+        with self._opening:
+            if self._users:
+                root.setLevel(min(level, root.level))
+
     def close_once(self) -> None:
         """One user less."""
         root = logging.getLogger()
@@ -97,7 +109,8 @@ class _Bridge(logging.Handler):
         """The task whose line it is; None for the process."""
         if getattr(self._here, "is_emitting", False) or _is_ours(record.name):
             return None
-        return running_task() or self.sole
+        context = running_task() or self.sole
+        return None if context is None or context.is_over() else context
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a line, from any thread; without the lock that other handlers have, since nothing here needs one."""

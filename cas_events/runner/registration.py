@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Unpack
 from cas_events.runner.context import TaskContext
 from cas_events.runner.functions import annotated_schema, is_agent_function
 from cas_events.runner.isolation import runnable
+from cas_events.runner.log_bridge import lower_to
 from cas_events.runner.registry import AgentOptions, AgentSpec
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ class Registrations:
             run = runnable(function, options, grace_s=self._grace_s)
             if options.get("schema") is None:
                 options["schema"] = annotated_schema(function)
-            self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=run, **options)
+            spec = self._agents[agent_id] = AgentSpec(agent_id=agent_id, run=run, **options)
+            lower_to(spec.log_level_number)
             return function
 
         return register
