@@ -25,6 +25,7 @@ from cas_events.errors.checkpoints import (
     CheckpointUnreadableError,
     SyncOnLoopError,
     ThreadBusyError,
+    ThreadNotNewError,
 )
 from cas_events.errors.children import (
     AttemptOverError,
@@ -147,6 +148,7 @@ __all__ = [
     "TamperedError",
     "TaskNotEndedError",
     "ThreadBusyError",
+    "ThreadNotNewError",
     "ToolFailedError",
     "ToolsMissingError",
     "TopologyMismatchError",

@@ -23,6 +23,10 @@ class CheckpointFencedError(CasEventsError):
         self.holder = holder
 
 
+class ThreadNotNewError(CheckpointFencedError):
+    """A thread that was taken to be new has been somebody's: nothing was stored, and it may be acquired by reading it."""
+
+
 class ThreadBusyError(CasEventsError):
     """Another task holds the thread.
 

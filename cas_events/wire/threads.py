@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cas_events.domain.tokens import is_token
 from cas_events.wire.subjects import Names
@@ -24,6 +25,7 @@ from cas_events.wire.subjects import Names
 _ENCODED_LENGTH_MAX = 128
 
 
+@lru_cache(512)
 def token_of(text: str) -> str:
     """The token of any text; different texts have different tokens."""
     if is_token(text):

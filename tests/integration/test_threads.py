@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
@@ -84,6 +85,29 @@ async def test_a_thread_remembers_from_task_to_task(cas: Client, make_runner) ->
     assert first.output["said"] == ["one", "re one"]
     assert second.output["said"] == ["one", "re one", "two", "re two"]
     assert other.output["said"] == ["three", "re three"]
+
+
+@pytest.mark.parametrize("form", ["graph", "function"])
+async def test_a_thread_may_be_older_than_the_task_that_it_is_named_after(
+    cas: Client, make_runner, form: str
+) -> None:
+    """Such a task begins as if its thread were new, and finds out before any code of the graph has run."""
+    begun = []
+
+    @entrypoint()
+    async def remembering(input: dict[str, Any], *, previous: Any = None) -> dict[str, Any]:
+        begun.append(input["say"])
+        return {"said": [*(previous or {"said": []})["said"], input["say"], f"re {input['say']}"]}
+
+    talk = Talk()
+    runner = make_runner()
+    runner.register("talk", talk.graph() if form == "graph" else remembering)
+    async with running(cas, runner):
+        await result(await say(cas, "one", thread="two"))
+        second = await result(await cas.submit_task("talk", {"say": "two"}, task_id="two"))
+
+    assert second.output["said"] == ["one", "re one", "two", "re two"]
+    assert (talk.begun if form == "graph" else begun) == ["one", "two"]
 
 
 @pytest.mark.parametrize("strategy", [None, "enqueue"])

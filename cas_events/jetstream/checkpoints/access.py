@@ -15,6 +15,8 @@ from cas_events.jetstream.connection import Connection
 
 T = TypeVar("T")
 
+_SERIALIZERS_MAX = 256
+
 
 class Shared:
     """What the copies of a saver have in common."""
@@ -23,6 +25,14 @@ class Shared:
         self.stream: CheckpointStream | None = None
         self.connection: Connection | None = None
         self.views = Views()
+        # By the identities of a serializer and of the types that another one may construct as well; kept alive here.
+        self.serializers: dict[tuple[int, int], tuple[Any, ...]] = {}
+
+    def remember_serializer(self, key: tuple[int, int], made: tuple[Any, ...]) -> None:
+        """Keep a serializer that was made, behind what it was made of; all are forgotten when there are many."""
+        if len(self.serializers) >= _SERIALIZERS_MAX:
+            self.serializers.clear()
+        self.serializers[key] = made
 
 
 class Access:

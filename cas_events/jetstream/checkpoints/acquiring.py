@@ -20,10 +20,14 @@ async def acquired(
     *,
     is_likely_new: bool = False,
 ) -> View:
-    """A view that holds the fence; arguments and errors are those of `JetStreamSaver.acquire`."""
+    """A view that holds the fence, or will; arguments and errors are those of `JetStreamSaver.acquire`."""
+    if is_likely_new:
+        view = View(stream, thread_id, 0, fence=fence)
+        view.writer.assume_new()
+        return view
     subject = stream.thread(thread_id).fence
     for race in range(_RACES_MAX):
-        found = None if is_likely_new and race == 0 else await stream.last(subject)
+        found = await stream.last(subject)
         if found is not None:
             await _check(thread_id, decode_fence(found.data), fence, displace)
         view = View(stream, thread_id, found.seq if found is not None else 0, fence=fence)

@@ -22,7 +22,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -31,6 +31,7 @@ from cas_events.errors import (
     ConnectionLostError,
     NotConnectedError,
     RefusedError,
+    ThreadNotNewError,
     WrongLastSequenceError,
 )
 from cas_events.jetstream.batches import (
@@ -40,12 +41,11 @@ from cas_events.jetstream.batches import (
     append_linked,
     append_together,
 )
+from cas_events.jetstream.checkpoints.groups import Group, look_at, next_groups, parts_of, settle, size_of
 from cas_events.jetstream.checkpoints.stream import CheckpointStream, Seen
 from cas_events.wire.checkpoints import Fence, decode_fence, encode_fence
 from cas_events.wire.threads import ThreadSubjects
 
-_BATCH_MESSAGES = 900
-_BATCH_BYTES = 8 * 1024 * 1024
 # Linked to the fence; each costs the server a name to remember, and all are sent again if another writer comes between.
 _LINKED_MESSAGES = 8
 _LINKED_BYTES = 128 * 1024
@@ -55,14 +55,6 @@ _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 _DELAY_S = 0.002
 _DELAY_MAX_S = 0.5
-
-
-class _Group:
-    __slots__ = ("future", "messages")
-
-    def __init__(self, messages: list[Outgoing], future: asyncio.Future[None]) -> None:
-        self.messages = messages
-        self.future = future
 
 
 class FencedWriter:
@@ -82,6 +74,7 @@ class FencedWriter:
         is_first: whether nobody had the fence before this writer, which has stored nothing else yet: the thread is
             empty, since nothing is stored in one without a fence.
         seen: how far the thread had come when what is to be continued was read; None if nothing was.
+        is_assumed_new: whether that is not known, but will turn out when something is stored.
         error: why nothing more can be written; None while all is well.
     """
 
@@ -98,14 +91,29 @@ class FencedWriter:
         self.is_holder = False
         self.is_first = False
         self.seen: Seen | None = None
+        self.is_assumed_new = False
         self.error: CheckpointFencedError | None = None
         self._stream = stream
         self._subjects = subjects
         self._thread_id = thread_id
         self._fence = msgspec.structs.replace(fence, writer=uuid.uuid4().hex)
         self._on_failure = on_failure
-        self._queue: deque[_Group] = deque()
+        self._deferred: list[Outgoing] = []
+        self._queue: deque[Group] = deque()
         self._flushing: asyncio.Task[None] | None = None
+
+    @property
+    def is_deferring(self) -> bool:
+        """Whether something waits for the next `store`."""
+        return bool(self._deferred)
+
+    def assume_new(self) -> None:
+        """Begin as if nobody had ever had the thread; the first `store` fails if somebody has."""
+        self.is_first = self.is_assumed_new = True
+
+    def defer(self, messages: list[Outgoing]) -> None:
+        """Take messages that are of no use without those that will be stored next, and go right before them."""
+        self._deferred += messages
 
     async def store(self, messages: list[Outgoing]) -> None:
         """Store messages, the last one last; what others store at this moment goes along.
@@ -117,11 +125,12 @@ class FencedWriter:
         if self.error is not None:
             raise self.error
         self.is_first = False
+        messages, self._deferred = [*self._deferred, *messages], []
         if self.is_holder and await self._stream.has_one_copy():
             await self._store_at_once(messages)
             return
-        group = _Group(messages, self._stream.loop.create_future())
-        group.future.add_done_callback(_look_at)
+        group = Group(messages, self._stream.loop.create_future())
+        group.future.add_done_callback(look_at)
         self._queue.append(group)
         if self._flushing is None:
             self._flushing = self._stream.start(self._flush())
@@ -133,7 +142,7 @@ class FencedWriter:
         A caller that is cancelled leaves its last messages sent or unsent, and nothing counts as stored.
         """
         try:
-            for part in _parts(messages):
+            for part in parts_of(messages):
                 await self._send(part)
         except BaseException as error:
             self._on_failure()
@@ -153,38 +162,26 @@ class FencedWriter:
 
     async def _flush(self) -> None:
         """Send until nothing waits. What cannot be stored fails together with all that waits behind it."""
-        groups: list[_Group] = []
+        groups: list[Group] = []
         try:
             while self._queue:
-                groups = self._next_groups()
-                for part in _parts([message for group in groups for message in group.messages]):
+                groups = next_groups(self._queue)
+                for part in parts_of([message for group in groups for message in group.messages]):
                     await self._send(part)
                 for group in groups:
-                    _settle(group.future, None)
+                    settle(group.future, None)
                 groups = []
         except BaseException as error:
             self._on_failure()
             if isinstance(error, CheckpointFencedError):
                 self.error = error
             for group in (*groups, *self._queue):
-                _settle(group.future, error)
+                settle(group.future, error)
             self._queue.clear()
             if not isinstance(error, Exception):
                 raise
         finally:
             self._flushing = None
-
-    def _next_groups(self) -> list[_Group]:
-        groups = [self._queue.popleft()]
-        count = len(groups[0].messages)
-        size = _size(groups[0].messages)
-        while self._queue:
-            count += len(self._queue[0].messages)
-            size += _size(self._queue[0].messages)
-            if count > _BATCH_MESSAGES or size > _BATCH_BYTES:
-                break
-            groups.append(self._queue.popleft())
-        return groups
 
     async def _send(self, messages: Sequence[Outgoing]) -> None:
         deadline_s = time.monotonic() + self._stream.patience_s
@@ -234,7 +231,7 @@ class FencedWriter:
 
     async def _take_with(self, messages: Sequence[Outgoing]) -> int:
         """Move the fence, and store as many of the messages as can go right behind it; how many those are."""
-        is_little = len(messages) <= _LINKED_MESSAGES and _size(messages) <= _LINKED_BYTES
+        is_little = len(messages) <= _LINKED_MESSAGES and size_of(messages) <= _LINKED_BYTES
         linked = messages if is_little else ()
         link = self._fence.writer
         ack, stored = await append_linked(
@@ -299,42 +296,10 @@ class FencedWriter:
     async def _fenced(self) -> CheckpointFencedError:
         found = await self._stream.last(self._subjects.fence)
         holder = str(decode_fence(found.data)) if found is not None else "nobody (the fence is gone)"
+        if self.is_assumed_new and not self.is_holder:
+            return ThreadNotNewError(self._thread_id, holder)
         return CheckpointFencedError(self._thread_id, holder)
 
 
 def _condition(subject: str, seq: int) -> tuple[tuple[str, str], ...]:
     return (_EXPECTED, str(seq)), (_EXPECTED_SUBJECT, subject)
-
-
-def _parts(messages: list[Outgoing]) -> Iterator[list[Outgoing]]:
-    """What goes into one batch each; one part at least."""
-    part: list[Outgoing] = []
-    size = 0
-    for message in messages:
-        if part and (len(part) >= _BATCH_MESSAGES or size + len(message.payload) > _BATCH_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += len(message.payload)
-    yield part
-
-
-def _size(messages: Iterable[Outgoing]) -> int:
-    return sum(len(message.payload) for message in messages)
-
-
-def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(
-            error if isinstance(error, Exception) else ConnectionLostError("the saver has ended")
-        )
-
-
-def _look_at(future: asyncio.Future[None]) -> None:
-    """Whoever waited may have been cancelled; the failure is then nobody's."""
-    if not future.cancelled():
-        future.exception()

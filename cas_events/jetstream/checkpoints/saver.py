@@ -76,7 +76,6 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         self._patience_s = patience_s
         self.shared = Shared()
         self.held: View | None = None
-        self._allowing: tuple[Collection[tuple[str, ...]], BaseCheckpointSaver[str]] | None = None
 
     @classmethod
     def on(
@@ -123,9 +122,17 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> BaseCheckpointSaver[str]:
         """A copy that constructs more types; LangGraph asks for it at every run, with the same set of its graph."""
-        if self._allowing is None or self._allowing[0] is not extra_allowlist:
-            self._allowing = (extra_allowlist, super().with_allowlist(extra_allowlist))
-        return self._allowing[1]
+        key = id(self.serde), id(extra_allowlist)
+        known = self.shared.serializers.get(key)
+        if known is None:
+            allowing = super().with_allowlist(extra_allowlist)
+            self.shared.remember_serializer(key, (self.serde, extra_allowlist, allowing.serde))
+            return allowing
+        if known[-1] is self.serde:
+            return self
+        clone = copy.copy(self)
+        clone.serde = known[-1]
+        return clone
 
     # --- the fence
 
@@ -143,7 +150,8 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
             thread_id: the thread.
             fence: the task, and the sequence of the ``started`` that this attempt is.
             displace: asked whether another task's fence may be displaced, because that task has ended; None: never.
-            is_likely_new: try first as if nobody had ever had the thread, which saves a read if that is so.
+            is_likely_new: as if nobody had ever had the thread: nothing is asked, and the fence goes with what is stored
+                first, which raises `ThreadNotNewError` if somebody has had it.
 
         Returns:
             A copy of this saver for this attempt's graph; everything that it stores in the thread is stored under this
@@ -158,7 +166,7 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
 
     def _holding(self, view: View) -> JetStreamSaver:
         held = copy.copy(self)
-        held.held, held._allowing = view, None  # noqa: SLF001 - its own
+        held.held = view
         return held
 
     # --- reading
@@ -185,8 +193,10 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         stream, thread_id, ns = self.stream, thread_of_config(config), ns_of_config(config)
         thread, checkpoint_id = stream.thread(thread_id), get_checkpoint_id(config)
         held = self.held if self.held is not None and self.held.thread_id == thread_id else None
-        if held is not None and held.writer.is_first:
-            return None, held
+        if held is not None:
+            await held.settle()
+            if held.writer.is_first:
+                return None, held
         records = thread.record(ns, checkpoint_id) if checkpoint_id else thread.records(ns)
         begins_run = not (checkpoint_id or ns or held)
         fence, message, seen = await stream.newest(thread, records, look_for_changes=begins_run)
@@ -210,6 +220,8 @@ class JetStreamSaver(SyncMethods, MaintainedThreads, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Checkpoints, the newest first, by order of commit; without a config, those of every thread."""
+        if self.held is not None:
+            await self.there(self.held.settle())
         async for found in listed(self.stream, self.serde, self.there, config, filter, before, limit):
             yield found
 

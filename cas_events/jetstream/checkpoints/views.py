@@ -52,6 +52,7 @@ class View:
         writer: writes under the fence.
         owner: who reads, as given.
         is_blank: whether nothing is in the thread but what this view remembers to have stored: nobody had the fence.
+        defers_input: whether the checkpoint of a run's input, which is of no use alone, may wait for the one after it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class View:
         self.writer = FencedWriter(stream, self.subjects, thread_id, fence_seq, content, self.forget)
         self.owner = owner
         self.is_blank = fence_seq == 0
+        self.defers_input = False
         self._known: dict[bytes, None] = {}
 
     def forget(self) -> None:
@@ -79,6 +81,20 @@ class View:
         self.values.clear()
         self.written.clear()
         self._known.clear()
+
+    async def require_fence(self) -> None:
+        """Take the fence now, if that was to be seen to with what is stored first.
+
+        Raises:
+            ThreadNotNewError: the thread has been somebody's.
+        """
+        if not self.writer.is_holder:
+            await self.writer.take()
+
+    async def settle(self) -> None:
+        """Store what waits for more."""
+        if self.writer.is_deferring:
+            await self.writer.store([])
 
     def is_current(self, fence_seq: int) -> bool:
         """Whether nobody else has written since; ``fence_seq`` is the fence as it is now."""

@@ -70,7 +70,12 @@ async def put(
     messages = await _packed(view, pieces)
     view.values[ns] = values
     view.written.setdefault((ns, checkpoint_id), {})
-    await _store(view, pieces, [*messages, Outgoing(view.subjects.record(ns, checkpoint_id), payload)])
+    messages.append(Outgoing(view.subjects.record(ns, checkpoint_id), payload))
+    if view.defers_input and view.is_blank and metadata.get("source") == "input" and not ns:
+        view.know(pieces)
+        view.writer.defer(messages)
+    else:
+        await _store(view, pieces, messages)
     return config_of(view.thread_id, ns, checkpoint_id)
 
 
@@ -103,7 +108,12 @@ async def put_writes(
         outgoing.append(Outgoing(subject, pack_or_move(body, pieces)))
     if outgoing:
         stored.update(write.index for write in regular)
-        await _store(view, pieces, [*await _packed(view, pieces), *outgoing])
+        messages = [*await _packed(view, pieces), *outgoing]
+        if view.writer.is_deferring:
+            view.know(pieces)
+            view.writer.defer(messages)
+        else:
+            await _store(view, pieces, messages)
 
 
 async def _written(stream: CheckpointStream, view: View, ns: str, checkpoint_id: str) -> Written:

@@ -10,9 +10,11 @@ from contextlib import aclosing
 from typing import Any
 
 from langchain_core.runnables.config import merge_configs
+from langgraph.constants import START
 from langgraph.errors import GraphDrained, is_invalid_resume
 from langgraph.runtime import RunControl
 
+from cas_events.errors import ThreadNotNewError
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.context import TaskContext
 from cas_events.runner.graphs.events import StreamEvents
@@ -40,8 +42,16 @@ def graph_agent(graph: Any, *, recursion_limit: int | None = None, tokens: bool 
     form = settled(graph)
 
     async def run(context: TaskContext, input_: Any) -> Any:
+        try:
+            return await run_once(context, input_, is_likely_new=True)
+        except ThreadNotNewError:  # No node has run: what is stored first, is before the first one.
+            return await run_once(context, input_, is_likely_new=False)
+
+    async def run_once(context: TaskContext, input_: Any, *, is_likely_new: bool) -> Any:
         thread = Thread(context)
-        saver = None if context.held is None else await open_saver(context.held, thread.thread_id)
+        saver = None
+        if context.held is not None:
+            saver = await open_saver(context.held, thread.thread_id, is_likely_new=is_likely_new)
         store = None if context.held is None else open_store(context.held.place)
         async with open_graph(form, checkpointer=saver, store=store, config=thread.config) as opened:
             thread.config["recursion_limit"] = recursion_limit or (opened.config or {}).get(
@@ -84,6 +94,10 @@ class _Run:
             TaskInterruptedError: it asks.
             DrainedError: it stopped between supersteps, because the process shuts down.
         """
+        if START in self._graph.nodes:
+            saver.held.defers_input = True
+        else:  # Without a superstep of its own for the input, code runs before anything is known to be stored.
+            await saver.held.require_fence()
         beginning = await self._thread.beginning(attempt, self._graph, saver, input_)
         control = RunControl()
         attempt.on_drain(lambda: control.request_drain("the runner shuts down"))

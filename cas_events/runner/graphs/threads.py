@@ -43,8 +43,11 @@ TASK_RUN = "task_run"
 STRICT_RESUME = "__pregel_strict_resume"
 
 
-async def open_saver(attempt: Attempt, thread_id: str) -> JetStreamSaver:
+async def open_saver(attempt: Attempt, thread_id: str, *, is_likely_new: bool = False) -> JetStreamSaver:
     """The checkpointer of an attempt: whatever it stores in the thread is fenced by the attempt's `started`.
+
+    A first attempt is the first to use the thread that is named after its task. With ``is_likely_new`` such a thread's
+    fence is taken by what is stored first, which raises `ThreadNotNewError` if that is not so.
 
     Raises:
         CheckpointFencedError: a newer attempt of the task has begun.
@@ -63,8 +66,7 @@ async def open_saver(attempt: Attempt, thread_id: str) -> JetStreamSaver:
         return last is None or last.is_terminal
 
     fence = Fence(agent=facts.agent_id, task=facts.task_id, started_seq=attempt.fence_seq)
-    # A first attempt is the first to use the thread that is named after its task.
-    is_likely_new = attempt.number == 1 and thread_id == facts.task_id
+    is_likely_new = is_likely_new and attempt.number == 1 and thread_id == facts.task_id
     held = await saver.acquire(thread_id, fence, displace=has_ended, is_likely_new=is_likely_new)
     if displaced:
         # Of one task the later attempt wins by itself. But an attempt that is over could displace a task that came
