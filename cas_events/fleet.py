@@ -21,6 +21,7 @@ from cas_events.jetstream.api import ConsumerInfo, JetStream
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.topology import ack_wait_s
+from cas_events.queue_depth import waiting_before_lanes
 from cas_events.wire.beats import BEAT_S, Beat, decode_beat
 from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
@@ -38,7 +39,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
         agent_id: its name.
         runners: how many live runner processes serve it.
         running: its tasks that they run.
-        queued: commands that no runner has taken.
+        queued: commands that no runner has taken, and tasks that wait for a slot of their key or a start time.
         is_paused: whether an operator stopped its intake.
         breaker: ``closed``, ``open`` or ``half_open``.
         status: ``registered`` or ``deregistered``.
@@ -144,7 +145,7 @@ async def _status(js: JetStream, names: Names, agent_id: str, living: Sequence[B
         agent_id=agent_id,
         runners=len(serving),
         running=running,
-        queued=consumer.num_pending if consumer else 0,
+        queued=(consumer.num_pending if consumer else 0) + await waiting_before_lanes(js, names, agent_id),
         is_paused=facts.is_paused,
         breaker=facts.breaker,
         status=facts.status,

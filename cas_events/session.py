@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import msgspec
+
 from cas_events import submit
 from cas_events.answers import Interrupt, Questions, ResumeAnswer
 from cas_events.domain.events import CANCELLED, TERMINAL_TYPES
@@ -15,6 +17,7 @@ from cas_events.errors import (
     AgentUnavailableError,
     ConnectionLostError,
     NoRespondersError,
+    QueueFullError,
     StreamFullError,
     TaskNotEndedError,
     UnknownTaskError,
@@ -30,6 +33,7 @@ from cas_events.jetstream.reads import DecidingReads, PendingRead
 from cas_events.live import LiveHub
 from cas_events.log_feed import LogFeeds
 from cas_events.observe import clients
+from cas_events.queue_depth import queue_depth
 from cas_events.results import TaskResult, result_from
 from cas_events.waiter import ResultWaiter
 from cas_events.wire.envelope import decode_event
@@ -60,6 +64,7 @@ class Session:
         self.feeds = LogFeeds(connection, self.js, names)
         self._runner_seen_s: dict[str, float] = {}
         self._asking: dict[str, asyncio.Task[bool]] = {}
+        self._queue_limits: dict[str, int] = {}
 
     async def close(self) -> None:
         """End every subscription and the connection."""
@@ -73,10 +78,34 @@ class Session:
         """Whether a live runner serves an agent at this moment."""
         subject = self.names.agent_service(require_token("agent", agent_id))
         try:
-            await self.connection.request(subject, timeout_s=RUNNER_ASK_S)
+            answer = await self.connection.request(subject, timeout_s=RUNNER_ASK_S)
         except (NoRespondersError, ConnectionLostError):
             return False
+        self._note_queue_limit(agent_id, answer.data)
         return True
+
+    def _note_queue_limit(self, agent_id: str, answer: bytes) -> None:
+        try:
+            limit = msgspec.json.decode(answer, type=_RunnerWord).max_queued
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            limit = None
+        if limit is None:
+            self._queue_limits.pop(agent_id, None)
+        else:
+            self._queue_limits[agent_id] = limit
+
+    async def require_room(self, agent_id: str) -> None:
+        """Check that the queue of an agent is not full, if a runner has named a limit.
+
+        Raises:
+            QueueFullError: it is.
+        """
+        limit = self._queue_limits.get(agent_id)
+        if limit is None:
+            return
+        depth = await queue_depth(self.js, self.names, agent_id)
+        if depth >= limit:
+            raise QueueFullError(agent_id, depth=depth, limit=limit)
 
     async def require_runner(self, agent_id: str, wait_s: float) -> None:
         """Check that a live runner serves an agent; an answer counts for a few seconds.
@@ -111,10 +140,12 @@ class Session:
         Raises:
             DuplicateTaskError: the id is taken.
             AgentUnavailableError: no live runner serves the agent.
+            QueueFullError: too many of its tasks wait.
         """
         if command.is_own_id:
             await submit.require_unused(self.js, self.names, command.agent_id, command.task_id)
         await self.require_runner(command.agent_id, command.wait_for_runner_s)
+        await self.require_room(command.agent_id)
         command = await submit.rooted(self.js, self.names, command)
         seq = await submit.send(self.js, self.names, self.blobs, command)
         clients.meter().submitted(command.agent_id)
@@ -143,6 +174,12 @@ class Session:
     ) -> EventStream:
         """All events of a task; ``begin`` is awaited once it listens."""
         return EventStream(self.hub, self.js, self.names, agent_id, task_id, begin=begin)
+
+
+class _RunnerWord(msgspec.Struct):
+    """What a runner answers that serves an agent."""
+
+    max_queued: int | None = None
 
 
 class Task:

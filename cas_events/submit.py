@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 from msgspec import structs
@@ -59,6 +59,8 @@ class TaskOptions(TypedDict, total=False):
         traceparent: W3C trace context of the caller.
         not_before: when it may start: an aware datetime, seconds from now, or an RFC 3339 time.
         wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds.
+        priority: class among the tasks that compete with it: ``high``, ``normal`` (also without it) or ``low``.
+        key: under which it competes for the agent's ``concurrency_per_key``: a customer, for example.
     """
 
     task_id: str | None
@@ -73,6 +75,8 @@ class TaskOptions(TypedDict, total=False):
     traceparent: str | None
     not_before: datetime | float | str | None
     wait_for_runner_s: float | None
+    priority: Literal["high", "normal", "low"] | None
+    key: str | None
 
 
 class PreparedExecute(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,14 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Print the task's i
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the output, as JSON.")]
 
 
+class Priority(StrEnum):
+    """A task's class."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What `cas run` was asked."""
@@ -46,6 +55,8 @@ class Request:
     timeout_s: float | None
     not_before: float | str | None
     wait_for_runner_s: float | None
+    priority: Any
+    key: str | None
 
 
 def run(
@@ -78,6 +89,13 @@ def run(
             help="Start it then and not before: RFC 3339, such as 2026-11-22T09:00:00Z.",
         ),
     ] = None,
+    priority: Annotated[
+        Priority | None, typer.Option("--priority", help="Its class among the tasks that compete with it.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="What it competes under, such as a customer, if the agent limits that."),
+    ] = None,
     wait_for_runner: WaitForRunner = None,
     detach: Detach = False,
     quiet: Quiet = False,
@@ -100,6 +118,8 @@ def run(
         timeout_s=timeout,
         not_before=_start_time(delay, not_before),
         wait_for_runner_s=wait_for_runner,
+        priority=None if priority is None else priority.value,
+        key=key,
     )
     begin = partial(_started, request)
     ask(_begin(begin, json=json) if detach else _follow(begin, json=json, quiet=quiet))
@@ -163,6 +183,8 @@ async def _started(request: Request, cas: Any) -> Any:
         timeout_s=request.timeout_s,
         not_before=request.not_before,
         wait_for_runner_s=request.wait_for_runner_s,
+        priority=request.priority,
+        key=request.key,
     )
 
 

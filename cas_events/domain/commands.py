@@ -6,7 +6,7 @@ A command may be refused; an event never changes. The bytes of a command are rea
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import structs
@@ -45,6 +45,8 @@ class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         correlation_id: id of the root task; the parent's or the task's own without it.
         not_before: RFC 3339 time before which the task does not start.
         traceparent: W3C trace context of the caller, as a string; whatever else stood there counts as absent.
+        priority: class among the tasks that compete with it: ``high``, ``normal`` (also without it) or ``low``.
+        key: under which it competes for the agent's ``concurrency_per_key``: a customer, for example.
     """
 
     input: dict[str, Any] = {}
@@ -59,6 +61,8 @@ class Execute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     not_before: str | None = None
     # Of any type, since a bad one costs a trace and never the task (`trace_context`).
     traceparent: Any = None
+    priority: Literal["high", "normal", "low"] | None = None
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
 
     def __post_init__(self) -> None:
         if self.traceparent is not None:

@@ -45,6 +45,7 @@ from cas_events.errors.requests import (
     InvalidSubjectError,
     NotJsonError,
     PayloadTooLargeError,
+    QueueFullError,
     TaskNotEndedError,
     UnknownTaskError,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "PayloadTooLargeError",
     "ProjectionError",
     "QueryError",
+    "QueueFullError",
     "RefusedError",
     "ServerError",
     "ServerFeatureError",

@@ -84,6 +84,25 @@ class AgentUnavailableError(CasEventsError):
         self.agent_id = agent_id
 
 
+class QueueFullError(CasEventsError):
+    """So many tasks of the agent wait for their start that it takes no more; nothing was sent.
+
+    Attributes:
+        agent_id: the agent.
+        depth: how many wait.
+        limit: its ``max_queued``.
+    """
+
+    def __init__(self, agent_id: str, *, depth: int, limit: int) -> None:
+        super().__init__(
+            f"{depth} tasks of agent {agent_id!r} wait for their start, and its limit (max_queued) is {limit}; "
+            f"try again later, or add runners"
+        )
+        self.agent_id = agent_id
+        self.depth = depth
+        self.limit = limit
+
+
 class UnknownTaskError(CasEventsError, LookupError):
     """No execute command with this task id is in the log."""
 

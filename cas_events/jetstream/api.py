@@ -156,6 +156,12 @@ class JetStream:
         messages, _ = await self._direct(stream, query, timeout_s)
         return messages[0] if messages else None
 
+    async def count(self, stream: str, subject_filter: str, *, timeout_s: float = _TIMEOUT_S) -> int:
+        """How many messages match, by any replica; none of them is transferred but one."""
+        query = {"seq": 1, "batch": 1, "next_by_subj": subject_filter}
+        messages, pending = await self._direct(stream, query, timeout_s)
+        return len(messages) + pending
+
     async def _direct(
         self, stream: str, query: dict[str, Any], timeout_s: float
     ) -> tuple[list[StoredMessage], int]:

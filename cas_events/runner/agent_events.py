@@ -20,6 +20,8 @@ from cas_events.wire.claims import encode_members
 from cas_events.wire.envelope import decode_event, encode_agent_event
 from cas_events.wire.subjects import Names
 
+_LIMITS = ("timeout_s", "max_attempts", "concurrency_per_key", "key", "rate", "max_queued", "priorities")
+
 
 async def append(
     js: JetStream,
@@ -85,11 +87,9 @@ async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str)
     """Say that an agent is served, unless the log's last word says exactly that. An overlong schema is left out."""
     members: dict[str, Any] = {
         "version": spec.version,
-        "limits": {"timeout_s": spec.timeout_s, "max_attempts": spec.max_attempts},
+        "limits": {name: value for name in _LIMITS if (value := getattr(spec, name)) not in (None, False)},
         "on_crash": spec.on_crash,
     }
-    if spec.timeout_s is None:
-        del members["limits"]["timeout_s"]
     if spec.description:
         members["description"] = spec.description
     if spec.schema and len(msgspec.json.encode(spec.schema)) <= CLAIM_CHECK_BYTES:

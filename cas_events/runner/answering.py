@@ -13,6 +13,7 @@ from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Last, ReadAnswers, answer
 from cas_events.runner.claiming import claim_and_run
 from cas_events.runner.endings import cancelled_members
+from cas_events.runner.gate import leave_by
 from cas_events.runner.jobs import Job
 from cas_events.runner.overruling import append_over, stored_cancel
 from cas_events.runner.questions import Answer, stored_answer
@@ -45,6 +46,7 @@ async def act_on_answers(place: Workplace, job: Job, action: ReadAnswers, last: 
     elif job.hint.kind == "wake" and last.timeouts:
         due_s = min(due_s for _, due_s in last.timeouts)
         await store_wake(place, facts, attempt=last.attempt, delay_s=due_s - job.now_s)
+    await leave_by(place, job, attempt=last.attempt)
     place.ack(job.delivery)
     return False
 

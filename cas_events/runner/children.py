@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from cas_events.errors import NotInTaskError
 
@@ -28,6 +28,7 @@ class ChildOptions(TypedDict, total=False):
         not_before: when it may start: an aware datetime, seconds from now, or an RFC 3339 time.
         wait_for_runner_s: how long to wait for a runner that serves the agent, in seconds; 10 without it, since
             runners are replaced while workflows run.
+        priority: its class among the tasks that compete with it. Its key for `concurrency_per_key` is in its input.
     """
 
     key: str | None
@@ -40,6 +41,7 @@ class ChildOptions(TypedDict, total=False):
     retry: Mapping[str, float] | None
     not_before: datetime | float | str | None
     wait_for_runner_s: float | None
+    priority: Literal["high", "normal", "low"] | None
 
 
 class Children(Protocol):

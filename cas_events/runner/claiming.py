@@ -24,23 +24,20 @@ from cas_events.errors import (
     WireError,
 )
 from cas_events.jetstream.patience import patiently
+from cas_events.runner.admission import has_to_wait, is_fresh, waited_s
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.execution import Execution
+from cas_events.runner.gate import leave
 from cas_events.runner.jobs import Job
 from cas_events.runner.overruling import append_over, duplicate, duplicate_of, refuse, stored_cancel
 from cas_events.runner.questions import is_readable
-from cas_events.runner.terms import terms_of
-from cas_events.runner.timers import store_wake
 from cas_events.runner.tracing import traced
-from cas_events.runner.turns import LOOK_AGAIN_S, obstacle_of_turn, thread_of
 from cas_events.runner.workplace import Workplace
 from cas_events.wire.claims import is_claim
-from cas_events.wire.commands import BAD_CLAIM_CHECK, EXPIRED, decode_cancel, decode_execute, parse_time
+from cas_events.wire.commands import BAD_CLAIM_CHECK, decode_cancel, decode_execute
 from cas_events.wire.jsonvalue import decode_json
 
 _log = logging.getLogger(__name__)
-
-CLOCK_SLACK_S = 0.001  # times are rounded on their way
 
 CLAIMED_HERE_S = 0.5  # when to look again at a task that another delivery is being claimed for
 
@@ -72,9 +69,7 @@ async def claim_and_run(
         await refuse(place, job, claim, await duplicate_of(place, job) or (error.reason, str(error)))
         return False
     execute = await _with_thread(place, job, await place.rooted(execute))
-    if _is_fresh(last) and (
-        await _is_not_due(place, job, claim, execute) or await _is_not_its_turn(place, job, claim, execute)
-    ):
+    if await has_to_wait(place, job, claim, last, execute):
         return False
     if job.key in place.running:
         # Two answers at once, for example: the claim that is on its way here already goes first.
@@ -124,46 +119,6 @@ async def _with_thread(place: Workplace, job: Job, execute: Execute) -> Execute:
     return execute if found is None else structs.replace(execute, metadata=found)
 
 
-def _is_fresh(last: Last | None) -> bool:
-    return last is None or last.is_foreign
-
-
-async def _is_not_due(place: Workplace, job: Job, claim: Claim, execute: Execute) -> bool:
-    """Whether a fresh task may not start: too early (its wake is stored), or too late."""
-    not_before_s = parse_time(execute.not_before)
-    if not_before_s is not None and not_before_s > job.now_s + CLOCK_SLACK_S:
-        # A cancel that came before its execute is acknowledged; nobody else would act on it until the task is due.
-        if await stored_cancel(place, job.task_id) is not None:
-            return False
-        await store_wake(place, job.facts(execute), attempt=0, delay_s=not_before_s - job.now_s)
-        place.ack(job.delivery)
-        return True
-    if place.keeper.storage.has_expired(job.command_time_ns):
-        await refuse(place, job, claim, (EXPIRED, "the log no longer reaches back to this command"))
-        return True
-    return False
-
-
-async def _is_not_its_turn(place: Workplace, job: Job, claim: Claim, execute: Execute) -> bool:
-    """Whether a fresh task finds its thread busy: it waits (its wake is stored), or it is refused."""
-    facts = job.facts(execute)
-    if not (job.spec.has_threads and thread_of(facts)) or await stored_cancel(place, job.task_id) is not None:
-        return False
-    obstacle = await duplicate_of(place, job) or await obstacle_of_turn(place, facts)
-    if obstacle is None:
-        return False
-    if obstacle != "wait":
-        await refuse(place, job, claim, obstacle)
-        return True
-    limit_s = terms_of(job.spec, execute).queue_timeout_s
-    rest_s = LOOK_AGAIN_S if limit_s is None else limit_s - _waited_s(job, execute)
-    if rest_s <= 0:
-        return False  # The claim finds that it has waited too long.
-    await store_wake(place, facts, attempt=0, delay_s=min(rest_s + CLOCK_SLACK_S, LOOK_AGAIN_S))
-    place.ack(job.delivery)
-    return True
-
-
 # --- opening the attempt -------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +144,7 @@ async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
         return False
     if cancel is not None:
         await execution.append(events.CANCELLED, cancelled_members(decode_cancel(cancel.data), started=False))
+        await leave(place, execution.facts)
         place.ack(job.delivery)
         return False
     return True
@@ -197,7 +153,7 @@ async def _open_first(place: Workplace, job: Job, execution: Execution) -> bool:
 async def _open(place: Workplace, job: Job, execution: Execution, last: Last | None) -> bool:
     """Read first, then append `started` or what stands in its way; whether user code may run."""
     # A `started` goes out beside the look at the id's first use: who died in it may not have looked.
-    if _is_fresh(last) or execution.claim.after_crash:
+    if is_fresh(last) or execution.claim.after_crash:
         second_use = await duplicate_of(place, job)
         if second_use is not None:
             await refuse(place, job, execution.claim, second_use)
@@ -225,7 +181,7 @@ async def _obstacle(
     """The terminal event that stands in a claim's way, if any; a stored cancel wins over everything."""
     cancel = await stored_cancel(place, job.task_id)
     if cancel is not None:
-        return events.CANCELLED, cancelled_members(cancel, started=not _is_fresh(last))
+        return events.CANCELLED, cancelled_members(cancel, started=not is_fresh(last))
     claim = execution.claim
     if place.breakers.fails_fast(job.spec.agent_id):
         problem = {
@@ -247,25 +203,20 @@ async def _obstacle(
 def _queue_problem(job: Job, execution: Execution, last: Last | None) -> dict[str, Any] | None:
     """The error of a task that has waited too long for its first start, if it has."""
     limit_s = execution.terms.queue_timeout_s
-    if limit_s is None or not _is_fresh(last):
+    if limit_s is None or not is_fresh(last):
         return None
-    waited_s = _waited_s(job, execution.facts.execute)
-    if waited_s <= limit_s:
+    so_far_s = waited_s(job, execution.facts.execute)
+    if so_far_s <= limit_s:
         return None
-    message = f"the task waited {waited_s:.1f} s for its start, longer than {limit_s:g} s"
+    message = f"the task waited {so_far_s:.1f} s for its start, longer than {limit_s:g} s"
     return {"type": "QueueTimeoutError", "message": message}
 
 
-def _waited_s(job: Job, execute: Execute) -> float:
-    """Seconds since a task could have started."""
-    return time.time() - max(job.command_time_ns / 1e9, parse_time(execute.not_before) or 0.0)
-
-
 def _tell_claimed(place: Workplace, job: Job, execution: Execution, last: Last | None) -> None:
-    waited_s = _waited_s(job, execution.facts.execute) if _is_fresh(last) else None
-    if waited_s is not None:
-        execution.trace.waited(time.time() - waited_s)
-    place.meter.claimed(job.spec.agent_id, waited_s=waited_s, after_crash=execution.claim.after_crash)
+    since_s = waited_s(job, execution.facts.execute) if is_fresh(last) else None
+    if since_s is not None:
+        execution.trace.waited(time.time() - since_s)
+    place.meter.claimed(job.spec.agent_id, waited_s=since_s, after_crash=execution.claim.after_crash)
 
 
 def _started_members(place: Workplace, execution: Execution) -> dict[str, Any]:
@@ -302,6 +253,7 @@ async def _fetch(
         return found
     members = {"reason": BAD_CLAIM_CHECK, "detail": f"{name}: {problem}", "raw": ""}
     await execution.append(events.REJECTED, members)
+    await leave(place, execution.facts)
     place.ack(execution.delivery)
     return None
 

@@ -33,6 +33,7 @@ from cas_events.jetstream.queue import Delivery
 from cas_events.runner.answering import act_on_answers
 from cas_events.runner.claiming import claim_and_run
 from cas_events.runner.descent import end_children
+from cas_events.runner.gate import leave_by
 from cas_events.runner.holds import Offer
 from cas_events.runner.jobs import Job
 from cas_events.runner.ledger import LostRaceError
@@ -168,6 +169,7 @@ class Dispatcher:
         """Nothing is left to do about this delivery but, maybe, what the task's end means for its children."""
         if last is not None and last.is_terminal:  # Who ended it may have died before they were told.
             await end_children(self._place, *job.key, last.type)
+            await leave_by(self._place, job)
         self._place.ack(job.delivery)
 
     async def _is_repetition(self, job: Job, last: Last | None) -> bool:
@@ -182,6 +184,7 @@ class Dispatcher:
             self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
             return
         await store_wake(self._place, job.facts(Execute()), attempt=last.attempt, delay_s=delay_s)
+        await leave_by(self._place, job, attempt=last.attempt)
         self._place.ack(job.delivery)
 
     async def _ignore(self, delivery: Delivery, agent_id: str, reason: str) -> None:

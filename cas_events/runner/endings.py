@@ -17,6 +17,7 @@ from cas_events.domain.decide import HANDOVER, NAK_DELAY_MAX_S, after_error
 from cas_events.domain.retry import backoff_s
 from cas_events.errors import NotJsonError, PayloadTooLargeError
 from cas_events.runner.failures import error_members
+from cas_events.runner.gate import leave
 from cas_events.runner.questions import DrainedError, TaskInterruptedError, ask
 from cas_events.runner.terms import retry_after_s
 from cas_events.runner.timers import store_wake
@@ -127,6 +128,7 @@ async def _retry_later(
         await _cancel(execution, cancel)
     elif delay_s > NAK_DELAY_MAX_S:
         await store_wake(place, execution.facts, attempt=execution.claim.attempt, delay_s=delay_s)
+        await leave(place, execution.facts, attempt=execution.claim.attempt)
         place.ack(execution.current_delivery())
     else:
         place.nak(execution.current_delivery(), delay_s)

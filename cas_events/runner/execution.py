@@ -27,6 +27,7 @@ from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.endings import Stop, append_end
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.family import Family
+from cas_events.runner.gate import leave
 from cas_events.runner.holds import Hold, Offer
 from cas_events.runner.ledger import LostRaceError
 from cas_events.runner.registry import AgentSpec
@@ -184,7 +185,7 @@ class Execution:
             deadline_s=None if timeout_s is None else now_s + timeout_s + self.place.grace_s + KEEPER_SLACK_S,
             on_lost=self.lose,
             renew_at_s=now_s + ack_wait_s / 3,
-            may_have_children=self._family.may_exist,
+            must_be_settled=self._family.may_exist or self.spec.has_lanes,
         )
         self.place.desk.hold(hold)
 
@@ -290,6 +291,7 @@ class Execution:
         """Append a terminal event, end the children that it ends, and acknowledge the delivery."""
         await self.append(type_, members)
         await self._family.end(type_)
+        await leave(self.place, self.facts)
         self.place.ack(self.current_delivery())
 
     async def retire(self, type_: str, members: Mapping[str, Any]) -> Cancel | None:
@@ -331,6 +333,7 @@ class Execution:
         last = await self.place.ledger.last(self.facts.agent_id, self.facts.task_id)
         if last is not None and last.is_terminal:
             await self._family.end(last.type)
+            await leave(self.place, self.facts)
             self.place.ack(self.current_delivery())
 
     def current_delivery(self) -> Delivery:

@@ -67,7 +67,7 @@ class Family:
         self.may_exist = True
         hold = self._place.desk.holds.get(self._facts.key)
         if hold is not None:
-            hold.may_have_children = True
+            hold.must_be_settled = True
         return self._calls
 
     @property

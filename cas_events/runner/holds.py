@@ -74,7 +74,8 @@ class Hold:
         on_lost: called on the event loop when the task is no longer ours.
         renew_at_s: when the next renewal is due, on the monotonic clock.
         is_lost: the keeper has stopped renewing, for good.
-        may_have_children: what ends the task has its children to end before the delivery is acknowledged.
+        must_be_settled: what ends the task has its children to end, or its slot to pass on, before the delivery is
+            acknowledged.
     """
 
     task_id: str
@@ -92,7 +93,7 @@ class Hold:
     on_lost: Callable[[], None]
     renew_at_s: float
     is_lost: bool = False
-    may_have_children: bool = False
+    must_be_settled: bool = False
 
     @property
     def key(self) -> TaskKey:

@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -64,6 +64,7 @@ class Keeper:
         loop: the runner's event loop.
         stall_s: how long the loop may not tick before the process is ended.
         meter: told what happens.
+        words: by agent, what clients are told that ask whether it is served.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Keeper:
         on_offer: Callable[[Offer], None],
         loop: asyncio.AbstractEventLoop,
         stall_s: float,
+        words: Mapping[str, dict[str, Any]],
         meter: Meter = NO_METER,
     ) -> None:
         self._url = url
@@ -89,6 +91,7 @@ class Keeper:
         self._main_loop = loop
         self._stall_s = stall_s
         self._meter = meter
+        self._words = words
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="cas-keeper", daemon=True)
         self._ready = threading.Event()
@@ -251,7 +254,9 @@ class Keeper:
 
     def _answer_agent(self, request: Message) -> None:
         if self._intake.is_pulling:
-            self._publish(request.reply, msgspec.json.encode({"runner": self._runner_id}))
+            agent_id = request.subject.rpartition(".")[2]
+            word = {"runner": self._runner_id, **self._words.get(agent_id, {})}
+            self._publish(request.reply, msgspec.json.encode(word))
 
     def _publish(self, subject: str, payload: bytes) -> None:
         """Publish, or not: everything sent here is repeated by whoever needs it."""
@@ -333,8 +338,8 @@ class Keeper:
             _log.warning("the timeout of task %s is not stored yet: %s", hold.task_id, error)
             return
         else:
-            # Whoever gets it next ends the children first; from here that would take too long.
-            self._publish(hold.delivery.reply, nak(0) if hold.may_have_children else ACK)
+            # Whoever gets it next ends the children and passes the slot on; from here that would take too long.
+            self._publish(hold.delivery.reply, nak(0) if hold.must_be_settled else ACK)
         self._lose(hold)
 
 

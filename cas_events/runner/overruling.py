@@ -17,6 +17,7 @@ from cas_events.errors import InvalidCommandError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.runner.descent import end_children
 from cas_events.runner.facts import TaskFacts
+from cas_events.runner.gate import leave, leave_by
 from cas_events.runner.jobs import Job
 from cas_events.runner.tracing import tell_end
 from cas_events.runner.turns import has_ended
@@ -54,6 +55,7 @@ async def refuse(
         expected_seq=claim.expected_seq if lock_seq is None else lock_seq,
     )
     tell_end(facts, events.REJECTED, seq)
+    await leave_by(place, job)
     place.ack(job.delivery)
 
 
@@ -93,6 +95,7 @@ async def append_for(
     has_ended(place, facts)
     if last is not None:
         await end_children(place, *facts.key, type_)
+    await leave(place, facts, has_waited=True)
 
 
 async def stored_cancel(place: Workplace, task_id: str) -> Cancel | None:

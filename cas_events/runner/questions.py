@@ -22,6 +22,7 @@ from cas_events.domain.interrupts import LISTED_MAX, Question, dialogue_of, pars
 from cas_events.domain.limits import CLAIM_CHECK_BYTES
 from cas_events.errors import WireError
 from cas_events.runner import agent_events
+from cas_events.runner.gate import leave
 from cas_events.runner.timers import store_wake
 from cas_events.wire.claims import encode_members
 from cas_events.wire.commands import parse_time
@@ -121,6 +122,7 @@ async def ask(execution: Execution, interruption: TaskInterruptedError) -> Cance
     due_s = [parse_time(item["timeout_at"]) or 0.0 for item in items if "timeout_at" in item]
     if due_s:
         await store_wake(place, facts, attempt=execution.claim.attempt, delay_s=min(due_s) - time.time())
+    await leave(place, facts, attempt=execution.claim.attempt)
     place.ack(execution.current_delivery())
     return None
 

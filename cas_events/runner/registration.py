@@ -96,6 +96,11 @@ class Registrations:
             except Exception:  # The user's factory, which is called again for each task and fails that then.
                 _log.warning("agent %s: its graph cannot be opened for its schema", agent_id, exc_info=True)
 
+    def _queue_limits(self) -> dict[str, int]:
+        """The agents that have one."""
+        limits = {agent_id: spec.max_queued for agent_id, spec in self._agents.items()}
+        return {agent_id: limit for agent_id, limit in limits.items() if limit is not None}
+
     @property
     def agent_ids(self) -> tuple[str, ...]:
         """The agents that this runner serves."""

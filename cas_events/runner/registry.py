@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from cas_events.domain.breaker import BreakerPolicy
+from cas_events.domain.flow import limits_fault, rate_per_s
 from cas_events.domain.json_schema import schema_fault, value_fault
 from cas_events.domain.retry import RetryPolicy
 from cas_events.domain.tokens import require_token
@@ -72,6 +73,11 @@ class AgentOptions(TypedDict, total=False):
     tokens: bool
     log_level: LogLevel
     keep_checkpoints: KeepCheckpoints
+    concurrency_per_key: int | None
+    key: str | None
+    rate: str | None
+    max_queued: int | None
+    priorities: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,12 @@ class AgentSpec:
         log_level: what its code logs below it is dropped: ``debug``, ``info``, ``warning``, ``error`` or ``critical``.
         keep_checkpoints: of a graph, what stays of a thread's checkpoints when a task on it has completed: all, the
             latest, or none (of a thread that tasks share the latest stays, as their memory).
+        concurrency_per_key: how many tasks with the same key run at once, fleet-wide; None for no limit.
+        key: the field of the input that is the key of a task that names none.
+        rate: how many attempts start in a time, fleet-wide, such as ``10/s`` or ``100/m``; None for no limit.
+        max_queued: clients send no task while so many wait for their first start; None for no limit.
+        priorities: whether its runners look ahead in its queue for tasks of a higher class; see `lookahead`.
+        rate_per_s: its rate in starts a second, made from ``rate``.
         terms: its own bounds, made from the options; those of every task that has none of its own.
 
     Raises:
@@ -130,6 +142,12 @@ class AgentSpec:
     tokens: bool = False
     log_level: LogLevel = "info"
     keep_checkpoints: KeepCheckpoints = "all"
+    concurrency_per_key: int | None = None
+    key: str | None = None
+    rate: str | None = None
+    max_queued: int | None = None
+    priorities: bool = False
+    rate_per_s: float | None = field(init=False)
     terms: Terms = field(init=False)
 
     def __post_init__(self) -> None:
@@ -156,6 +174,19 @@ class AgentSpec:
             )
         self._check_schema()
         self._check_words()
+        self._check_flow()
+
+    def _check_flow(self) -> None:
+        names = ("concurrency_per_key", "key", "rate", "max_queued")
+        fault = limits_fault({name: getattr(self, name) for name in names})
+        if fault is not None:
+            raise ValueError(f"agent {self.agent_id!r}: {fault}")
+        object.__setattr__(self, "rate_per_s", None if self.rate is None else rate_per_s(self.rate))
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether its tasks may have to wait for a slot or a start time."""
+        return self.concurrency_per_key is not None or self.rate_per_s is not None
 
     def _check_schema(self) -> None:
         if isinstance(self.schema, dict):

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 # The server counts nanoseconds in 63 bits, so the year 2300 is in its past: it would fire at once, again and again.
 WAKE_MAX_S = 30 * 86_400.0
 
+# What a wake is for, where more than the time has to come.
+TURN = "turn"
+START = "start"  # its start time has been given to the task
+LOOK = "look"  # whether somebody died before passing a turn on
+
 
 def woken_command(payload: bytes) -> int:
     """Sequence of the command that governs the attempt that a wake was stored for; 0 if the payload is not ours."""
@@ -34,7 +39,15 @@ def woken_command(payload: bytes) -> int:
     return command_seq if isinstance(command_seq, int) else 0
 
 
-async def store_wake(place: Workplace, facts: TaskFacts, *, attempt: int, delay_s: float) -> None:
+async def store_wake(
+    place: Workplace,
+    facts: TaskFacts,
+    *,
+    attempt: int,
+    delay_s: float,
+    purpose: str = "",
+    command_seq: int | None = None,
+) -> None:
     """Store the schedule that wakes a task; returns once the server has it.
 
     Args:
@@ -42,22 +55,63 @@ async def store_wake(place: Workplace, facts: TaskFacts, *, attempt: int, delay_
         facts: the task.
         attempt: the attempt whose `retrying` waits; 0 for a first start.
         delay_s: how long from now; whoever is woken too early waits again.
+        purpose: what it is for, if that does not follow from the attempt.
+        command_seq: the command that governs the attempt; that of the task without it.
     """
     delay_s = min(max(delay_s, 0.0), WAKE_MAX_S)
-    due = place.names.due(facts.agent_id, facts.task_id, attempt)
-    at = format_time(time.time_ns() + int(delay_s * 1e9))
-    header = build_header({"Nats-Schedule": f"@at {at}", "Nats-Schedule-Target": due})
-    payload = encode_json(
-        {"for": "retry" if attempt else "not_before", "attempt": attempt, "command_seq": facts.command_seq},
-        path="wake",
-    )
-    subject = place.names.timer(facts.agent_id, facts.task_id)
-    # Storing it twice is harmless: a subject holds one schedule.
-    await patiently(lambda: place.js.append(subject, payload, header=header))
+    governing = facts.command_seq if command_seq is None else command_seq
+    payload = _payload(purpose or ("retry" if attempt else "not_before"), attempt, governing)
+    at_ns = time.time_ns() + int(delay_s * 1e9)
+    await _store_schedule(place, facts.key, attempt, payload, at_ns=at_ns)
 
 
-async def wake_now(place: Workplace, agent_id: str, task_id: str) -> None:
-    """Wake a task that has not started; harmless if it has."""
-    due = place.names.due(agent_id, task_id, 0)
-    payload = encode_json({"for": "turn", "attempt": 0}, path="wake")
+async def wake_now(
+    place: Workplace, agent_id: str, task_id: str, *, attempt: int = 0, command_seq: int = 0
+) -> None:
+    """Wake a task whose turn has come; harmless if it has started meanwhile.
+
+    Args:
+        place: what the process shares.
+        agent_id: its agent.
+        task_id: the task.
+        attempt: the attempt that has ended before; 0 for a first start.
+        command_seq: the command that governs it then.
+    """
+    due = place.names.due(agent_id, task_id, attempt)
+    payload = _payload(TURN, attempt, command_seq)
     await patiently(lambda: place.js.append(due, payload))
+
+
+async def store_start(
+    place: Workplace, task: tuple[str, str], attempt: int, command_seq: int, *, start_ns: int
+) -> None:
+    """Wake a task (its agent and id) at the start time that it has been given; see `wake_now`."""
+    payload = _payload(START, attempt, command_seq)
+    await _store_schedule(place, task, attempt, payload, at_ns=start_ns)
+
+
+def purpose_of(payload: bytes) -> str:
+    """What a wake says that it is for; empty if it says nothing."""
+    try:
+        body = decode_json(payload)
+    except WireError:
+        return ""
+    purpose = body.get("for") if isinstance(body, dict) else None
+    return purpose if isinstance(purpose, str) else ""
+
+
+def _payload(purpose: str, attempt: int, command_seq: int) -> bytes:
+    return encode_json({"for": purpose, "attempt": attempt, "command_seq": command_seq}, path="wake")
+
+
+async def _store_schedule(
+    place: Workplace, task: tuple[str, str], attempt: int, payload: bytes, *, at_ns: int
+) -> None:
+    header = build_header(
+        {
+            "Nats-Schedule": f"@at {format_time(at_ns)}",
+            "Nats-Schedule-Target": place.names.due(*task, attempt),
+        }
+    )
+    # Storing it twice is harmless: a subject holds one schedule.
+    await patiently(lambda: place.js.append(place.names.timer(*task), payload, header=header))

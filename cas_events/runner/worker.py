@@ -188,6 +188,7 @@ class Runner(Registrations):
                 loop=asyncio.get_running_loop(),
                 stall_s=self._stall_s,
                 meter=observation.meter,
+                words={name: {"max_queued": n} for name, n in self._queue_limits().items()},
             )
             place = Workplace(
                 names=names,

@@ -41,6 +41,7 @@ TASKS = tuple(
         "lineage",
         "live",
         "log_feed",
+        "queue_depth",
         "results",
         "session",
         "submit",
