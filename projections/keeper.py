@@ -42,7 +42,6 @@ class Keeper:
         names: of the deployment.
         path: the live database file.
         limits: of each query.
-        on_stuck: called when a query heeds no interrupt.
         say: told ``ready`` and ``rebuilding``, with the positions of the tables that answer.
         on_applied: told of the commands of each batch that the live tables hold now.
 
@@ -58,14 +57,12 @@ class Keeper:
         path: Path,
         *,
         limits: Limits | None = None,
-        on_stuck: Callable[[], None] | None = None,
         say: Callable[[str, Positions], None] = lambda *_: None,
         on_applied: Callable[[Sequence[StoredMessage]], None] = lambda _: None,
     ) -> None:
         self._connection = connection
         self._names = names
         self._path = path
-        self._on_stuck = on_stuck
         self._say = say
         self._on_applied = on_applied
         self._live: Projector | None = None
@@ -119,8 +116,14 @@ class Keeper:
     async def _serve_live(self) -> None:
         """Project and answer, until a stop or until new tables take the place of these."""
         projector = await Projector.open(self._connection, self._names, self._path)
-        queries = self._queries(projector.fold.reader)
-        projector.on_memory_short(queries.interrupt)
+        queries = Queries(
+            projector.fold.reader,
+            events_stream=self._names.events,
+            limits=self.desk.limits,
+            quietly=projector.quietly,
+            version=lambda: projector.fold.positions,
+        )
+        projector.before_checkpoints(queries.pause)
         projector.on_applied(self._on_applied)
         self._live = projector
         running = asyncio.create_task(projector.run())
@@ -185,7 +188,8 @@ class Keeper:
             self._say("rebuilding", Positions(0, 0))
             return None
         position = int(rows[0][0]) if rows else 0
-        self.desk.open(self._queries(old.cursor), partial(self._wait_for_old, position))
+        queries = Queries(old.cursor, events_stream=self._names.events, limits=self.desk.limits)
+        self.desk.open(queries, partial(self._wait_for_old, position))
         self._say("rebuilding", Positions(0, position))
         return old
 
@@ -197,11 +201,6 @@ class Keeper:
                 f"({made.messages} of {made.of})",
                 reason="rebuilding",
             )
-
-    def _queries(self, connect: Callable[[], Tables]) -> Queries:
-        return Queries(
-            connect, events_stream=self._names.events, limits=self.desk.limits, on_stuck=self._on_stuck
-        )
 
     # --- the new tables ----------------------------------------------------------------------------------------------
 

@@ -1,19 +1,15 @@
 """The projector as a process: connection, streams, tables and the services that answer, until a signal or an error.
 
-SIGTERM and SIGINT end it after the transaction that runs. A query that heeds no interrupt makes the process replace
-itself by a fresh one of the same command line and the same process id: the file's lock goes with the old image, the
-new one goes on from the stored position, and whoever supervises the process sees nothing.
+SIGTERM and SIGINT end it after the transaction that runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -31,21 +27,11 @@ from projections.service import SqlService
 from projections.signing import Signing
 from projections.signing import signing as sign_meanwhile
 
-log = logging.getLogger(__name__)
-
-
-def replace_process() -> None:
-    """Start the same command line in this process, anew; does not return."""
-    log.error("a query cannot be ended: the process replaces itself")
-    logging.shutdown()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # No shell is wanted.
-
 
 async def run(
     settings: Settings,
     *,
     limits: Limits | None = None,
-    on_stuck: Callable[[], None] = replace_process,
     signing: Signing | None = None,
     metrics: MetricsAddress | None = None,
 ) -> None:
@@ -54,7 +40,6 @@ async def run(
     Args:
         settings: of the deployment.
         limits: of each query; the usual ones without it.
-        on_stuck: called when a query heeds no interrupt.
         signing: how to sign the log; not at all without it.
         metrics: where to serve metrics and health; where the settings say without it.
 
@@ -74,7 +59,6 @@ async def run(
             names,
             settings.database_path,
             limits=limits,
-            on_stuck=on_stuck,
             say=partial(_say, settings),
             on_applied=observation.applied,
         )

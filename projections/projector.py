@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from cas_events.errors import LogCutError, ProjectionError, QueryError
 from cas_events.jetstream.api import JetStream
@@ -27,6 +28,7 @@ from projections.continuity import require_same_log
 from projections.fold import Fold, Positions
 from projections.handover import Handover
 from projections.store import OutOfMemoryError
+from projections.threads import finish_in
 
 T = TypeVar("T")
 
@@ -37,6 +39,19 @@ _SMALLEST_BATCH = 500  # Smaller ones are not tried when memory is short.
 # is in memory, which is limited, and a restart has to replay it.
 _CHECKPOINT_BYTES = 128 * 1024 * 1024
 _CHECKPOINT_RETRY_BYTES = 4 * 1024 * 1024  # Further payload after which one that was put off is tried again.
+_CHECKPOINT_PATIENCE_BYTES = 2 * _CHECKPOINT_BYTES  # From here on it waits for the readers that put it off.
+
+
+class Pause(Protocol):
+    """Keeps readers away during its block, which is told whether there are none."""
+
+    def __call__(self, *, patient: bool) -> AbstractAsyncContextManager[bool]:
+        """Begin."""
+
+
+@asynccontextmanager
+async def _no_pause(*, patient: bool) -> AsyncIterator[bool]:  # noqa: ARG001 - nobody reads
+    yield True
 
 
 class Projector:
@@ -65,8 +80,9 @@ class Projector:
         self._stop = asyncio.Event()
         self._accept_loss = accept_loss
         self._written_bytes = 0
-        self._relieve: Callable[[], None] = lambda: None
         self._tell: Callable[[Sequence[StoredMessage]], None] = lambda _: None
+        self._next_checkpoint_bytes = _CHECKPOINT_BYTES
+        self._pause: Pause = _no_pause
         self.positions: Positions = fold.positions
 
     @classmethod
@@ -99,9 +115,13 @@ class Projector:
         """The tables, for making readers."""
         return self._fold
 
-    def on_memory_short(self, relieve: Callable[[], None]) -> None:
-        """Say what to call, in the loop, when queries leave the writer no memory."""
-        self._relieve = relieve
+    def before_checkpoints(self, pause: Pause) -> None:
+        """Say what keeps readers away while blocks of the file are moved: given whether to wait for them."""
+        self._pause = pause
+
+    async def quietly(self, call: Callable[[], T]) -> T:
+        """Run in the writer's thread, between two transactions; a cancellation waits for the end."""
+        return await finish_in(self._thread, call)
 
     def on_applied(self, tell: Callable[[Sequence[StoredMessage]], None]) -> None:
         """Say what to call, in the loop, with the commands of each batch that is committed."""
@@ -141,7 +161,7 @@ class Projector:
 
     async def checkpoint(self) -> bool:
         """Move everything into the file, after `run` has ended; False: queries run on it."""
-        return await self._in_thread(self._fold.checkpoint)
+        return await self.quietly(self._fold.checkpoint)
 
     async def close(self) -> None:
         """Close the file, after `run` has ended."""
@@ -180,7 +200,7 @@ class Projector:
             forget()
 
     async def _require_same_log(self) -> None:
-        newest = await self._in_thread(self._fold.newest)
+        newest = await self.quietly(self._fold.newest)
         await require_same_log(JetStream(self._connection), self._names, newest)
 
     async def _pump(self, stream: str, position: int) -> None:
@@ -199,32 +219,32 @@ class Projector:
             self._tell(commands)
             self._resolve_waiting()
             self._written_bytes += sum([len(message.data) for message in events])
-            if self._written_bytes > _CHECKPOINT_BYTES:
-                done = await self._in_thread(self._fold.checkpoint)
-                self._written_bytes = 0 if done else _CHECKPOINT_BYTES - _CHECKPOINT_RETRY_BYTES
+            if self._written_bytes > self._next_checkpoint_bytes:
+                await self._make_room()
+
+    async def _make_room(self) -> None:
+        """Move into the file what is written, when no reader looks at it; at last, wait for that."""
+        patient = self._written_bytes > _CHECKPOINT_PATIENCE_BYTES
+        async with self._pause(patient=patient) as is_quiet:
+            done = is_quiet and await self.quietly(self._fold.checkpoint)
+        if done:
+            self._written_bytes = 0
+        self._next_checkpoint_bytes = self._written_bytes + (
+            _CHECKPOINT_BYTES if done else _CHECKPOINT_RETRY_BYTES
+        )
 
     async def _apply(self, commands: list[StoredMessage], events: list[StoredMessage]) -> None:
-        """Write a batch; in halves when queries have left too little memory for the whole."""
+        """Write a batch; in halves when there is too little memory for the whole."""
         try:
-            self.positions = await self._in_thread(lambda: self._fold.apply(commands, events))
+            self.positions = await self.quietly(lambda: self._fold.apply(commands, events))
         except ProjectionError as error:
             size = max(len(commands), len(events))
             if not isinstance(error.__cause__, OutOfMemoryError) or size < _SMALLEST_BATCH:
                 raise
-            log.warning("too little memory for a batch of %d: queries are ended, half of it is tried", size)
-            self._relieve()
+            log.warning("too little memory for a batch of %d: half of it is tried", size)
             half = size // 2
             await self._apply(commands[:half], events[:half])
             await self._apply(commands[half:], events[half:])
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        """Run in the writer's thread; a cancellation waits for the end, since a transaction is not left alone."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, call)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
 
     def _resolve_waiting(self) -> None:
         while self._waiting and self._waiting[0][0] <= self.positions.events:

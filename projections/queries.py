@@ -1,79 +1,50 @@
 """SQL from users: read-only, one statement, bounded in time, memory, rows and bytes.
 
-Each query runs in a reader thread on its own connection, in a read-only snapshot; the loop interrupts it when its
-time is over. What ignores the interrupt (some functions never look) cannot be ended from within the process: then
-`on_stuck` is called, and the process has to go. One process answers, so queries wait for a free reader, boundedly.
+Each query runs in a process of its own (`reader_process`), forked off when it is asked; one that has answered is asked
+again as long as the tables are as it knows them. When its time is over it is killed, and whatever becomes of it, the
+tables and everybody else's questions go on. There are few readers, so queries wait for one, boundedly.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from cas_events.errors import ProjectionError, QueryError
-from cas_events.wire.rows import QueryResult, decode_rows, encode_rows
-from projections.past import AsOf, in_the_past, sequence_of
+from cas_events.wire.rows import QueryResult
+from projections.answering import Answer, Answering, Limits, Params, Question
+from projections.past import AsOf
+from projections.reader_process import Reader, ReaderDiedError, fork_reader
 from projections.store import Connection, StatementCheck, open_file
 from projections.store import Error as StoreError
+from projections.threads import finish_in
+
+__all__ = ["Answer", "Limits", "Params", "Queries", "query_file", "reading"]
 
 log = logging.getLogger(__name__)
 
-Params = Sequence[object] | Mapping[str, object]
-
 READERS = 4
 WAITING_MAX = 64
-SQL_BYTES_MAX = 256 * 1024
-_FAREWELL_S = 0.2
-_POSITION = "SELECT last_seq FROM cas_projection WHERE stream = ?"
+_IDLE_S = 2.0  # Then a reader that nobody asks is ended: it holds memory that the writer has left behind.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one query may take.
-
-    Attributes:
-        time_s: then it is interrupted.
-        grace_s: time to heed the interrupt.
-        rows: at most.
-        result_bytes: of the encoded rows, at most.
-    """
-
-    time_s: float = 10.0
-    grace_s: float = 5.0
-    rows: int = 100_000
-    result_bytes: int = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A query's result with its rows already encoded: each as a JSON array, or all as one Arrow IPC stream."""
-
-    columns: list[str]
-    types: list[str]
-    rows: list[bytes]
-    as_of: int
-    arrow: bytes = b""
-
-    def decoded(self) -> QueryResult:
-        """The same as values."""
-        return QueryResult(
-            self.columns, self.types, decode_rows(b"[" + b",".join(self.rows) + b"]"), self.as_of
-        )
+Quietly = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs a call in a thread of its own, at a moment in which nobody uses the tables."""
 
 
 class Queries:
     """Runs queries on the connections that ``connect`` makes.
 
     Args:
-        connect: makes a connection; called once per reader, in the reader's thread.
+        connect: makes a connection; called in a reader.
         events_stream: whose stored position is `as_of`.
         limits: of each query.
-        on_stuck: called, in the loop, when a query heeds no interrupt.
+        quietly: how to run the fork while nobody uses the tables; for a file that only this object uses, as it is.
+        version: says which state the tables are in; two equal values mean the same rows.
     """
 
     def __init__(
@@ -82,17 +53,21 @@ class Queries:
         *,
         events_stream: str,
         limits: Limits | None = None,
-        on_stuck: Callable[[], None] | None = None,
+        quietly: Quietly | None = None,
+        version: Callable[[], object] = lambda: None,
     ) -> None:
-        self._connect = connect
-        self._events_stream = events_stream
         self.limits = limits or Limits()
-        self._on_stuck = on_stuck
+        self._statements = StatementCheck()
+        self._answering = Answering(
+            connect, events_stream=events_stream, limits=self.limits, statements=self._statements
+        )
+        self._quietly = quietly or partial(finish_in, None)
+        self._version = version
         self._places = asyncio.Semaphore(READERS)
         self._waiting = 0
-        self._statements = StatementCheck()
-        self._idle: list[Connection] = []
-        self._running: dict[_Running, asyncio.Future[Answer]] = {}
+        self._idle: list[Reader] = []
+        self._asking = 0
+        self._busy: dict[Reader, asyncio.Future[None]] = {}
         self._closing = False
 
     async def run(
@@ -123,170 +98,127 @@ class Queries:
             await self._places.acquire()
         finally:
             self._waiting -= 1
-        task = _Running()
-        future = _in_thread(lambda: self._answer(task, sql, params, limit, as_of, arrow=arrow))
-        self._running[task] = future
-        future.add_done_callback(lambda done: self._ended(task, done))
-        return await self._watched(task, future)
-
-    def _ended(self, task: _Running, done: asyncio.Future[Answer]) -> None:
-        self._running.pop(task, None)
-        self._places.release()
-        if not done.cancelled():
-            done.exception()  # Whoever asked may be gone, and then nobody else looks.
-
-    async def _watched(self, task: _Running, future: asyncio.Future[Answer]) -> Answer:
-        limits = self.limits
+        self._asking += 1
         try:
-            return await asyncio.wait_for(asyncio.shield(future), limits.time_s)
+            return await self._ask(Question(sql, params, limit, as_of, arrow))
+        finally:
+            self._asking -= 1
+            self._places.release()
+
+    async def _ask(self, question: Question) -> Answer:
+        reader = self._fresh() or await self._fork()
+        self._busy[reader] = ended = asyncio.get_running_loop().create_future()
+        may_go_on = False
+        try:
+            answer, may_go_on = await asyncio.wait_for(reader.ask(question), self.limits.time_s)
         except TimeoutError:
-            task.interrupt()
-        except asyncio.CancelledError:
-            task.interrupt()
-            raise
-        except QueryError as error:
-            if error.reason != "timeout":
-                raise
             raise QueryError(
-                "ended early: the projector stops, or needed the memory", reason="memory"
-            ) from error
-        try:
-            return await asyncio.wait_for(asyncio.shield(future), limits.grace_s)
-        except TimeoutError:
-            log.warning("a query heeds no interrupt")
-            if self._on_stuck is not None:
-                # A little later, so that whoever asked still gets an answer.
-                asyncio.get_running_loop().call_later(_FAREWELL_S, self._on_stuck)
-            raise _timeout(limits.time_s) from None
-        except QueryError as error:
-            raise (_timeout(limits.time_s) if error.reason == "timeout" else error) from error
+                f"not done after {self.limits.time_s:g} s; ask for less, or for a part", reason="timeout"
+            ) from None
+        except ReaderDiedError as died:
+            raise self._explained(died) from died
+        finally:
+            del self._busy[reader]
+            ended.set_result(None)
+            if may_go_on and not self._closing and reader.version == self._version():
+                self._idle.append(reader)
+                asyncio.get_running_loop().call_later(_IDLE_S, self._retire, reader)
+            else:
+                reader.kill()
+        return answer
 
-    def interrupt(self) -> None:
-        """End the queries that run, at their next chance."""
-        for task in list(self._running):
-            task.interrupt()
+    def _fresh(self) -> Reader | None:
+        """A reader that knows the tables as they are."""
+        while self._idle:
+            reader = self._idle.pop()
+            if reader.version == self._version():
+                return reader
+            reader.kill()
+        return None
+
+    async def _fork(self) -> Reader:
+        self._require_open()
+        made: list[Reader] = []
+        # In the quiet moment the version is that of the rows: nobody changes either.
+        call = partial(fork_reader, self._answering.answer, self.limits)
+        try:
+            await self._quietly(lambda: made.append(call(self._version())))
+            self._require_open()
+        except OSError as error:
+            raise QueryError(f"no process can be made for the query: {error}", reason="busy") from error
+        except BaseException:
+            for reader in made:
+                reader.kill()
+            raise
+        return made[0]
+
+    def _require_open(self) -> None:
+        if self._closing:
+            raise _ended()
+
+    def _retire(self, reader: Reader) -> None:
+        if reader in self._idle:
+            self._idle.remove(reader)
+            reader.kill()
+
+    def _explained(self, died: ReaderDiedError) -> QueryError:
+        """What the end of a reader means to whoever asked."""
+        if self._closing:
+            return _ended()
+        if died.signal == signal.SIGKILL:  # Not ours: the system ends what takes the last of its memory.
+            return QueryError(
+                "the system ended the query: its memory is short; ask for less", reason="memory"
+            )
+        log.warning("a query has broken its reader: %s", died)
+        return QueryError(f"the query broke the process that ran it ({died}); ask otherwise", reason="failed")
+
+    # --- when the tables change hands -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def pause(self, *, patient: bool) -> AsyncIterator[bool]:
+        """Have no reader in the block, so that the file's blocks may be moved.
+
+        Args:
+            patient: wait for queries that run and let no other begin meanwhile; otherwise give up if there are any.
+
+        Yields:
+            Whether there is none.
+        """
+        if not patient and self._asking:
+            yield False
+            return
+        taken = 0
+        try:
+            while taken < READERS:
+                await self._places.acquire()
+                taken += 1
+            self._end_idle()
+            yield True
+        finally:
+            for _ in range(taken):
+                self._places.release()
 
     async def drain(self, patience_s: float) -> None:
-        """Return when nothing runs any more; what does after the patience is interrupted. Nothing new may be asked."""
-        for wait_s in (patience_s, self.limits.grace_s):
-            if self._running:
-                await asyncio.wait(list(self._running.values()), timeout=wait_s)
-                self.interrupt()
-        if self._running and self._on_stuck is not None:
-            log.warning("a query heeds no interrupt")
-            self._on_stuck()
+        """Return when nothing runs any more; what does after the patience is ended. Nothing new may be asked."""
+        if self._busy:
+            await asyncio.wait(list(self._busy.values()), timeout=patience_s)
+        self.close()
 
     def close(self) -> None:
-        """Let no further query in and end those that run; does not wait for what heeds no interrupt."""
+        """Let no further query in and end those that run. Idempotent."""
         self._closing = True
-        self.interrupt()
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
+        self._end_idle()
+        for reader in self._busy:
+            reader.kill()
         self._statements.close()
 
-    # --- in a reader's thread ----------------------------------------------------------------------------------------
-
-    def _answer(
-        self, task: _Running, sql: str, params: Params, limit: int | None, as_of: AsOf, *, arrow: bool
-    ) -> Answer:
-        if len(sql) > SQL_BYTES_MAX:
-            raise QueryError(f"the statement is over {SQL_BYTES_MAX} characters", reason="syntax")
-        statement = self._statements.check(sql)
-        most = self.limits.rows if limit is None else min(limit, self.limits.rows)
-        fetched = most + (limit is None)
-        with self._borrowed() as connection, task.on(connection), connection.snapshot():
-            [(seq,)] = connection.select(_POSITION, (self._events_stream,), limit=1)[2]
-            if as_of is not None:
-                seq = sequence_of(connection, as_of, seq)
-                statement = in_the_past(statement, seq)
-            if arrow:
-                stream, count = connection.select_arrow(statement, params, limit=fetched)
-                self._require_small(count, most, len(stream))
-                return Answer([], [], [], seq, stream)
-            columns, types, rows = connection.select(statement, params, limit=fetched)
-        self._require_small(len(rows), most, 0)
-        encoded = encode_rows(types, rows)
-        self._require_small(len(rows), most, sum(map(len, encoded)))
-        return Answer(columns, types, encoded, seq)
-
-    def _require_small(self, rows: int, most: int, size: int) -> None:
-        if rows > most:
-            raise QueryError(
-                f"more than {most} rows; add a LIMIT, or ask for parts by last_seq or seq",
-                reason="too_many_rows",
-            )
-        if size > self.limits.result_bytes:
-            raise QueryError(
-                f"more than {self.limits.result_bytes} bytes; ask for less", reason="too_many_rows"
-            )
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[Connection]:
-        """A connection that no other thread uses."""
-        connection = self._idle.pop() if self._idle else self._connect()
-        try:
-            yield connection
-        finally:
-            if self._closing:
-                connection.close()
-            else:
-                self._idle.append(connection)
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().kill()
 
 
-class _Running:
-    """Where a query runs, so that it, and never the next one on that connection, is interrupted."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._interrupted = False
-
-    @contextmanager
-    def on(self, connection: Connection) -> Iterator[None]:
-        with self._lock:
-            if self._interrupted:
-                raise QueryError("interrupted", reason="timeout")
-            self._connection = connection
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._connection = None
-
-    def interrupt(self) -> None:
-        with self._lock:
-            self._interrupted = True
-            if self._connection is not None:
-                self._connection.interrupt()
-
-
-def _in_thread(call: Callable[[], Answer]) -> asyncio.Future[Answer]:
-    """Run in a thread that nobody waits for at the process's end, as it may be one that cannot be ended."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Answer] = loop.create_future()
-
-    def settle(answer: Answer | None, error: Exception | None) -> None:
-        if error is not None and not future.done():
-            future.set_exception(error)
-        elif answer is not None and not future.done():
-            future.set_result(answer)
-
-    def work() -> None:
-        answer, failure = None, None
-        try:
-            answer = call()
-        except Exception as error:  # Not swallowed: it is the outcome of the future.
-            failure = error
-        with suppress(RuntimeError):  # The loop is closed: nobody asks any more.
-            loop.call_soon_threadsafe(settle, answer, failure)
-
-    threading.Thread(target=work, name="cas-sql", daemon=True).start()
-    return future
-
-
-def _timeout(time_s: float) -> QueryError:
-    return QueryError(f"not done after {time_s:g} s; ask for less, or for a part", reason="timeout")
+def _ended() -> QueryError:
+    return QueryError("ended early: the projector stops; ask again", reason="busy")
 
 
 async def query_file(
@@ -299,8 +231,6 @@ async def query_file(
     limits: Limits | None = None,
 ) -> QueryResult:
     """Answer one query from the file itself, when no projector has it open.
-
-    A query that heeds no interrupt goes on in its thread after the error; it ends with the process.
 
     Raises:
         ProjectionError: the file is not there, in use, or none of ours.

@@ -28,6 +28,8 @@ CHECKPOINT_THRESHOLD = "1GB"
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # More threads make small statements slower; each connection's caller brings its own thread anyway.
     "threads": 1,
+    # None of its own: a process that is forked off (`reader_process`) would miss them.
+    "async_threads": 0,
     "memory_limit": MEMORY_LIMIT,
     "temp_directory": "",
     "autoinstall_known_extensions": False,
@@ -54,7 +56,6 @@ _FORBIDDEN_FUNCTIONS = frozenset(
 )
 
 _REASONS: tuple[tuple[type[duckdb.Error], str], ...] = (
-    (duckdb.InterruptException, "timeout"),
     (duckdb.OutOfMemoryException, "memory"),
     (duckdb.ParserException, "syntax"),
     (duckdb.PermissionException, "forbidden"),
@@ -162,7 +163,7 @@ class Connection:
         except duckdb.Error as error:
             raise _query_error(error) from error
         except NanoarrowException as error:  # What DuckDB says while rows are drawn comes wrapped.
-            reason = "timeout" if "INTERRUPT" in str(error) else "failed"
+            reason = "memory" if "Out of Memory" in str(error) else "failed"
             raise QueryError(_first_line(error), reason=reason) from error
 
     @contextmanager
@@ -179,14 +180,9 @@ class Connection:
         """Another connection to the same database, for another thread."""
         return Connection(self._raw.cursor())
 
-    def interrupt(self) -> None:
-        """End what runs on this connection in another thread, at its next chance."""
-        self._raw.interrupt()
-
     def close(self) -> None:
-        """Close; idempotent. What is busy with a statement that cannot be ended is left to the process's end."""
-        with suppress(duckdb.ResourceInUseException):
-            self._raw.close()
+        """Close; idempotent."""
+        self._raw.close()
 
 
 def open_file(path: Path, *, read_only: bool = False) -> Connection:
@@ -224,7 +220,9 @@ class StatementCheck:
     """Says which statements of users may run; an empty database in memory reads them. For any thread."""
 
     def __init__(self) -> None:
-        self._parser = duckdb.connect(config={"threads": 1, "enable_external_access": False})
+        self._parser = duckdb.connect(
+            config={"threads": 1, "async_threads": 0, "enable_external_access": False}
+        )
         self._lock = threading.Lock()
 
     def check(self, sql: str) -> str:

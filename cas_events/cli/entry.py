@@ -37,7 +37,7 @@ def main(app: Typer = app, name: str = "cas") -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()):
-        # A query that heeds no interrupt, for example: the interpreter would wait for its thread.
+        # A call that cannot be cancelled, for example: the interpreter would wait for its thread.
         os._exit(code)
     sys.exit(code)
 

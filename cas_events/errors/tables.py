@@ -88,7 +88,8 @@ class QueryError(ProjectionError):
 
     Attributes:
         reason: ``syntax``, ``not_read_only``, ``timeout``, ``too_many_rows``, ``memory``, ``forbidden``, ``ahead``
-            (the tables are not there yet), ``rebuilding`` (nor before they are made anew) or ``failed``.
+            (the tables are not there yet), ``rebuilding`` (nor before they are made anew), ``busy`` (ask again) or
+            ``failed``.
     """
 
     def __init__(self, message: str, *, reason: str = "failed") -> None:

@@ -1,10 +1,9 @@
-"""SQL over NATS and from the file: answers, paging, refusals, limits, and the watchdog, on a real server and process."""
+"""SQL over NATS and from the file: answers, paging, refusals, limits, on a real server. The processes that answer: `test_sql_readers`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from cas_events.wire.subjects import Names
 from projections.projector import Projector
 from projections.queries import Limits, Queries, query_file
 from projections.service import SqlService
-from tests.harness.patience import promised
-from tests.integration.test_projection_process import projecting
 
 
 @pytest.fixture(params=[2.0])
@@ -37,7 +34,14 @@ async def served(
     js = JetStream(connection)
     await ensure_streams(js, deployment)
     projector = await Projector.open(connection, names, tmp_path / "cas.duckdb")
-    queries = Queries(projector.fold.reader, events_stream=names.events, limits=Limits(time_s=request.param))
+    queries = Queries(
+        projector.fold.reader,
+        events_stream=names.events,
+        limits=Limits(time_s=request.param),
+        quietly=projector.quietly,
+        version=lambda: projector.fold.positions,
+    )
+    projector.before_checkpoints(queries.pause)
     service = SqlService(connection, names, projector, queries)
     running = asyncio.create_task(projector.run())
     await service.start()
@@ -271,57 +275,3 @@ async def test_file_that_is_missing_or_no_database(tmp_path: Path) -> None:
     (tmp_path / "bad.duckdb").write_bytes(b"x" * 10_000)
     with pytest.raises(ProjectionError, match="cannot be opened"):
         await query_file(tmp_path / "bad.duckdb", "SELECT 1")
-
-
-IMPATIENT = """
-import asyncio
-from cas_events.settings import Settings
-from projections.process import run
-from projections.queries import Limits
-asyncio.run(run(Settings.from_env(), limits=Limits(time_s=1.0, grace_s=1.0)))
-"""
-
-
-async def test_query_that_heeds_no_interrupt_ends_with_the_process_and_projecting_goes_on(
-    nats_url: str, deployment: str, connection: Connection, tmp_path: Path
-) -> None:
-    js = JetStream(connection)
-    await ensure_streams(js, deployment)
-    async with projecting(nats_url, deployment, tmp_path, "-c", IMPATIENT) as projector:
-        assert projector.process
-        pid = projector.process.pid
-        ack = await js.append(Names(deployment).agent_event("analyst"), b"x")
-        await query(connection, deployment, "SELECT 1", wait_for=ack.seq)
-        with pytest.raises(QueryError) as caught:
-            await query(connection, deployment, "SELECT length(repeat('x', 4000000000))")
-        assert caught.value.reason == "timeout"
-        ready = await asyncio.wait_for(projector._until_ready(), promised(30.0))
-        assert ready["pid"] == pid
-        assert ready["events_seq"] == ack.seq
-        ack = await js.append(Names(deployment).agent_event("analyst"), b"y")
-        result = await query(
-            connection, deployment, "SELECT count(*) FROM cas_dead_letters", wait_for=ack.seq
-        )
-        assert result.rows == [(2,)]
-        assert projector.process.returncode is None
-
-
-async def test_stuck_query_does_not_hold_up_the_end_of_the_process(tmp_path: Path) -> None:
-    script = """
-import asyncio, sys
-from pathlib import Path
-from cas_events.errors import QueryError
-from projections.fold import Fold
-from projections.queries import Limits, query_file
-path = Path(sys.argv[1])
-Fold(path, "cas").close()
-try:
-    asyncio.run(query_file(path, "SELECT length(repeat('x', 4000000000))", limits=Limits(time_s=0.2, grace_s=0.2)))
-except QueryError as error:
-    print(error.reason)
-"""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, str(tmp_path / "cas.duckdb"), stdout=asyncio.subprocess.PIPE
-    )
-    stdout, _ = await asyncio.wait_for(process.communicate(), promised(15.0))
-    assert stdout == b"timeout\n"
