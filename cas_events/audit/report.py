@@ -39,7 +39,7 @@ class Report(msgspec.Struct, kw_only=True):
         heads: how many heads count.
         public_keys: who signed them.
         is_pinned: whether the caller said which key counts.
-        ignored_heads: heads of other keys than the pinned one.
+        ignored_heads: heads of other keys than the pinned one, and what stands in their place and is none.
         proved: of each stream, the first and last sequence that heads prove; None if none.
         unproved: of each stream, how many messages no head covers: behind the last, or before the first usable one.
         faults: at most 1,000.

@@ -6,6 +6,9 @@ make the root that it signed; if they do not, the fingerprints that it signed na
 beginning is not in the bundle (an export of a part, or a log that retention has cut) is taken up at the first head
 from which on all is there. What no head covers is counted, not judged.
 
+What stands on the heads' subject and is no head (anybody who may publish there can put it there) is no fault if the heads
+behind it signed it as it is; nor is it one where none has, unless it bears the name of a key that signs this log.
+
 Memory: a few hundred bytes a head, and 8 bytes a message between two heads.
 """
 
@@ -60,6 +63,7 @@ class _Verifier:
         self._report = Report(is_pinned=bool(key))
         self._digests: dict[int, str] = {}  # of each head's payload, by its sequence
         self._signs: dict[str, list[Sign]] = {}
+        self._false: dict[int, tuple[str, bytes]] = {}  # What is no head: why, and its payload.
         self._names = Names()
 
     def run(self) -> Report:
@@ -75,6 +79,7 @@ class _Verifier:
             )
         rest = self._heads(self._unbroken(lines), ranges[self._names.events][0])
         self._messages(start, ranges, rest)
+        self._judge_false_heads()
         return self._report
 
     def _unbroken(self, lines: Iterator[BundleLine]) -> Iterator[BundleLine]:
@@ -119,15 +124,28 @@ class _Verifier:
             if self._key and head.public_key != self._key:
                 self._report.ignored_heads += 1
                 return None
-            problem = _problem(head, before, first_event)
+            problem = _FORGED if not is_signed(head) else _break_in_chain(head, before, first_event)
         except WireError as error:
-            if self._key and self._key.encode() not in line.payload:
-                self._report.ignored_heads += 1
-                return None
             head, problem = None, str(error)
+        if head is None or problem == _FORGED:
+            self._false[line.seq] = problem, line.payload
+            return None
         if problem:
             self._report.add(self._names.events, line.seq, line.seq, "head", problem)
-        return head if problem != _FORGED else None
+        return head
+
+    def _judge_false_heads(self) -> None:
+        """Whether what is no head was put there by somebody, or is what became of a head."""
+        report, events = self._report, self._names.events
+        first, last = report.proved[events] or (1, 0)
+        keys = [key.encode() for key in ([self._key] if self._key else report.public_keys)]
+        for seq, (problem, payload) in self._false.items():
+            is_named = any(f.stream == events and f.first <= seq <= f.last for f in report.faults)
+            was_so = first <= seq <= last and not is_named
+            if was_so or not any(key in payload for key in keys):
+                report.ignored_heads += 1
+            else:
+                report.add(events, seq, seq, "head", problem)
 
     # --- messages
 
@@ -182,14 +200,8 @@ class _Verifier:
 _FORGED = "its signature is wrong"
 
 
-def _problem(head: Head, before: tuple[int, str] | None, first_event: int) -> str:
-    """What is wrong with a head, given sequence and digest of the one before; empty if nothing.
-
-    Raises:
-        WireError: it contradicts itself.
-    """
-    if not is_signed(head):
-        return _FORGED
+def _break_in_chain(head: Head, before: tuple[int, str] | None, first_event: int) -> str:
+    """What is wrong with a head's place, given sequence and digest of what is before; empty if nothing."""
     named = (head.previous.seq, head.previous.sha256) if head.previous else None
     if named == before or (before is None and named is not None and named[0] < first_event):
         return ""  # The oldest heads may be gone with the oldest events.

@@ -202,6 +202,8 @@ def _print(report: Report) -> None:
             "without --key this is only as trustworthy as where it comes from: anybody can sign with a new key"
         )
     if report.ignored_heads:
-        note(f"{report.ignored_heads:,} heads of other keys were ignored")
+        note(
+            f"{report.ignored_heads:,} messages in the heads' place were ignored: of other keys, or no heads"
+        )
     for fault in report.faults[:_SHOWN]:
         say(str(fault))

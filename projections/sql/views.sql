@@ -67,3 +67,15 @@ SELECT task_id, agent_id, seq, attempt, "index", time, type,
 FROM cas_agent_events
 WHERE task_id IS NOT NULL AND attempt IS NOT NULL AND (type LIKE 'cas.task.%' OR type LIKE 'cas.step.%')
 WINDOW task AS (PARTITION BY agent_id, task_id ORDER BY attempt, "index");
+
+-- name: cas_unknown_events
+-- Events of a type or a data version that this program does not know: kept as they are, and shown here as counts.
+SELECT e.type, coalesce(m.dataversion, 1) AS dataversion, count(*) AS events, min(e.seq) AS first_seq, max(e.seq) AS last_seq
+FROM cas_agent_events e LEFT JOIN cas_event_more_internal m USING (seq)
+WHERE m.dataversion > 1 OR e.type NOT IN (
+    'cas.task.started', 'cas.task.retrying', 'cas.task.interrupted', 'cas.task.resumed', 'cas.task.completed',
+    'cas.task.failed', 'cas.task.cancelled', 'cas.task.rejected', 'cas.step.started', 'cas.step.completed',
+    'cas.step.failed', 'cas.progress', 'cas.log', 'cas.agent.registered', 'cas.agent.deregistered',
+    'cas.agent.paused', 'cas.agent.unpaused', 'cas.agent.breaker_opened', 'cas.agent.breaker_half_opened',
+    'cas.agent.breaker_closed', 'cas.agent.command_ignored', 'cas.state.updated', 'cas.state.reset', 'cas.audit.head')
+GROUP BY ALL;

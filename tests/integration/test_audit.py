@@ -313,6 +313,38 @@ async def test_a_new_key_signs_the_log_from_its_beginning(place: Place) -> None:
     assert proved[0] == 1
 
 
+async def test_what_anybody_puts_in_the_heads_place_spoils_neither_signing_nor_the_check(
+    place: Place,
+) -> None:
+    await place.grow(20)
+    await place.writer().sign_now()
+    head = await place.js.last_message(place.names.events, place.names.audit_head)
+    assert head is not None
+    event = json.loads(head.data)
+    event["data"]["signature"] = "00" * 64
+    broken = json.loads(head.data)
+    broken["data"]["streams"][1]["fingerprints"] = "no base64"
+    key = place.key.public_key
+    for payload in (b"junk", json.dumps(event).encode(), json.dumps(broken).encode()):
+        await place.js.append(place.names.audit_head, payload)
+    # Nothing has signed these yet: what bears the key may be what became of a head, what does not is nobody's.
+    for pinned in ("", key):
+        report = await place.verify(key=pinned)
+        assert {fault.first for fault in report.faults} == {head.seq + 2, head.seq + 3}
+        assert report.ignored_heads == 1
+    await place.grow(20)
+    await place.writer().sign_now()
+    for pinned in ("", key):
+        report = await place.verify(key=pinned)
+        assert report.faults == []
+        assert report.ignored_heads == 3
+        assert report.heads >= 2
+        proved = report.proved[place.names.events]
+        assert proved is not None
+        assert proved[0] == 1
+        assert proved[1] > head.seq + 3
+
+
 async def test_a_log_written_anew_on_another_server_is_not_the_log(
     place: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -120,7 +120,7 @@ async def test_hostile_questions_stay_within_their_memory_and_the_projector_goes
         assert projector.process
         pid = projector.process.pid
         ack = await js.append(names.agent_event("analyst"), b"x")
-        await query(connection, deployment, "SELECT 1", wait_for=ack.seq)
+        await until_projected(connection, deployment, ack.seq)
         asked = asyncio.ensure_future(ask_all())
         most_mb = await watched(pid, asked)
         await asked

@@ -19,6 +19,7 @@ from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
 from cas_events.wire.upcasters import DATAVERSION, STEPS, Data, upcast
 from projections.fold import Fold
+from projections.past import in_the_past
 from tests.harness.contract import ALL_TYPES, check_event
 
 FROZEN = Path(__file__).parents[1] / "frozen"
@@ -138,6 +139,8 @@ def test_unknown_types_and_newer_versions_are_kept_and_counted(tmp_path: Path) -
     assert reader.execute("FROM cas_unknown_events ORDER BY ALL") == [
         ("cas.log", 2, 2, 2, 3), ("cas.log.later", 1, 1, 5, 5), ("com.example.thing", 1, 1, 4, 4),
     ]  # fmt: skip
+    past = in_the_past("FROM cas_unknown_events ORDER BY ALL", 4)
+    assert reader.execute(past) == [("cas.log", 2, 2, 2, 3), ("com.example.thing", 1, 1, 4, 4)]
     assert reader.execute("SELECT count(*), count(data) FROM cas_agent_events") == [(5, 5)]
     assert reader.execute("SELECT seq FROM cas_agent_logs") == [(1,)]
     assert reader.execute("SELECT count(*) FROM cas_dead_letters") == [(0,)]
