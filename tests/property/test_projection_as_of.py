@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from cas_events.jetstream.messages import StoredMessage
 from projections.fold import Fold
+from tests.harness.folds import Folds
 from tests.harness.patience import IS_TORTURE, count
 from tests.property import projection_model as model
 from tests.property.projection_model import Command, Fact
@@ -29,8 +29,10 @@ TABLES = (
 )  # fmt: skip
 
 
-def folded(path: Path, commands: Sequence[StoredMessage], events: Sequence[StoredMessage]) -> Fold:
-    fold = Fold(path, "cas")
+def folded(
+    folds: Folds, name: str, commands: Sequence[StoredMessage], events: Sequence[StoredMessage]
+) -> Fold:
+    fold = folds.empty(name)
     fold.apply(list(commands), list(events))
     return fold
 
@@ -44,14 +46,15 @@ def rows(fold: Fold, source: str) -> list[tuple[Any, ...]]:
 
 
 def differences(
-    folder: Path, commands: Sequence[StoredMessage], events: Sequence[StoredMessage], at: Sequence[int]
+    folds: Folds, commands: Sequence[StoredMessage], events: Sequence[StoredMessage], at: Sequence[int]
 ) -> list[str]:
-    whole = folded(folder / "whole.duckdb", commands, events)
+    whole = folded(folds, "whole", commands, events)
     found = []
     for seq in at:
         moment = max((m.time_ns for m in events if m.seq == seq), default=0)
         then = folded(
-            folder / f"{seq}.duckdb",
+            folds,
+            "then",
             [m for m in commands if m.time_ns <= moment],
             [m for m in events if m.seq <= seq],
         )
@@ -60,8 +63,6 @@ def differences(
             for table in TABLES
             if (past := rows(whole, f"{table}_as_of({seq})")) != (wanted := rows(then, table))
         ]
-        then.close()
-    whole.close()
     return found
 
 
@@ -72,7 +73,7 @@ def differences(
 )
 @given(commands=COMMANDS, facts=FACTS, data=st.data())
 def test_as_of_equals_a_rebuild_that_stopped_there(
-    commands: list[Command], facts: list[Fact], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    commands: list[Command], facts: list[Fact], data: st.DataObject, folds: Folds
 ) -> None:
     # A command is stored at the microsecond that its delayed sequence says, between the events.
     delay = data.draw(st.integers(0, 8))
@@ -82,13 +83,7 @@ def test_as_of_equals_a_rebuild_that_stopped_there(
         for m in (model.command_message(seq, c) for seq, c in enumerate(commands, 1))
     ]
     event_messages = [model.event_message(seq, f) for seq, f in enumerate(facts, 1)]
-    folder = tmp_path_factory.mktemp("as_of")
-    try:
-        assert differences(folder, command_messages, event_messages, at) == []
-    finally:
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+    assert differences(folds, command_messages, event_messages, at) == []
 
 
 def agent_message(seq: int, type_: str, subject: str, version: int, data: dict[str, Any]) -> StoredMessage:
@@ -129,7 +124,7 @@ OF_AGENTS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize("order", [1, 7, 11, 13] if IS_TORTURE else [7])
-def test_agents_states_and_dead_letters_as_of_every_event(tmp_path: Path, order: int) -> None:
+def test_agents_states_and_dead_letters_as_of_every_event(folds: Folds, order: int) -> None:
     messages = len(OF_AGENTS) + 2
     picked = [(n * order) % messages for n in range(messages)]
     events = [_message(seq, n) for seq, n in enumerate(picked, 1)]
@@ -137,7 +132,7 @@ def test_agents_states_and_dead_letters_as_of_every_event(tmp_path: Path, order:
         StoredMessage("CAS_COMMANDS", seq, subject, events[at].time_ns, b"{}")
         for seq, (subject, at) in enumerate((("cas.cmd.execute.analyst.t1", 4), ("cas.cmd.what", 9)), 1)
     ]
-    assert differences(tmp_path, commands, events, range(messages + 1)) == []
+    assert differences(folds, commands, events, range(messages + 1)) == []
 
 
 def _message(seq: int, n: int) -> StoredMessage:
@@ -151,8 +146,8 @@ def _message(seq: int, n: int) -> StoredMessage:
     return StoredMessage(message.stream, seq, message.subject, message.time_ns, b"\xff no event")
 
 
-def test_time_is_the_last_event_stored_until_then(tmp_path: Path) -> None:
-    fold = folded(tmp_path / "cas.duckdb", [], [_message(seq, n) for seq, n in ((1, 0), (2, 19), (3, 1))])
+def test_time_is_the_last_event_stored_until_then(folds: Folds) -> None:
+    fold = folded(folds, "whole", [], [_message(seq, n) for seq, n in ((1, 0), (2, 19), (3, 1))])
     second = model.stored_time(2).replace(tzinfo=None)
     for shift_us, seq in ((-5, 0), (-1, 1), (0, 2), (1, 3), (10**9, 3)):
         assert fold.reader().execute(
@@ -161,4 +156,3 @@ def test_time_is_the_last_event_stored_until_then(tmp_path: Path) -> None:
     assert fold.reader().execute("SELECT cas_stored_at(2), cas_stored_at(0), cas_stored_at(99)") == [
         (second, None, model.stored_time(3).replace(tzinfo=None))
     ]
-    fold.close()

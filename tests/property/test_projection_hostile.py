@@ -7,7 +7,6 @@ sequences that went in. Proves promise 9 for the projector.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from cas_events.jetstream.messages import StoredMessage
 from projections.fold import Fold
+from tests.harness.folds import Folds
 from tests.harness.patience import count
 from tests.property.projection_model import Fact, event_message
 
@@ -125,8 +125,8 @@ def _neighbour(seq: int) -> StoredMessage:
 
 
 @pytest.mark.parametrize("name", KNOWN_BAD)
-def test_undecodable_event_becomes_dead_letter_and_neighbours_stay(tmp_path: Path, name: str) -> None:
-    fold = Fold(tmp_path / "cas.duckdb", "cas")
+def test_undecodable_event_becomes_dead_letter_and_neighbours_stay(folds: Folds, name: str) -> None:
+    fold = folds.empty()
     fold.apply([], [_neighbour(1), _message(2, KNOWN_BAD[name]), _neighbour(3)])
     assert _sequences(fold) == ([1, 3], [2])
     reader = fold.reader()
@@ -134,12 +134,11 @@ def test_undecodable_event_becomes_dead_letter_and_neighbours_stay(tmp_path: Pat
     assert row[:5] == ("CAS_EVENTS", SUBJECT, "t1", "analyst", KNOWN_BAD[name])
     assert row[5]
     reader.close()
-    fold.close()
 
 
 @pytest.mark.parametrize("name", KNOWN_GOOD)
-def test_unusual_event_is_kept(tmp_path: Path, name: str) -> None:
-    fold = Fold(tmp_path / "cas.duckdb", "cas")
+def test_unusual_event_is_kept(folds: Folds, name: str) -> None:
+    fold = folds.empty()
     fold.apply([], [_neighbour(1), _message(2, KNOWN_GOOD[name]), _neighbour(3)])
     assert _sequences(fold) == ([1, 2, 3], [])
     reader = fold.reader()
@@ -147,7 +146,6 @@ def test_unusual_event_is_kept(tmp_path: Path, name: str) -> None:
     assert (task, time.isoformat()) == ("t1", "2026-11-22T09:00:00.123456")
     assert data.startswith("{")
     reader.close()
-    fold.close()
 
 
 @settings(
@@ -160,40 +158,33 @@ def test_unusual_event_is_kept(tmp_path: Path, name: str) -> None:
     cut=st.integers(0, 20),
 )
 def test_every_event_ends_in_exactly_one_place(
-    hostile: list[tuple[str, bytes] | None], cut: int, tmp_path_factory: pytest.TempPathFactory
+    hostile: list[tuple[str, bytes] | None], cut: int, folds: Folds
 ) -> None:
-    path = tmp_path_factory.mktemp("hostile") / "cas.duckdb"
     # Keys that differ, because a repeated key is stored once: index 5 is the hostile ones' own.
     messages = [
         _neighbour(seq) if item is None else _message(seq, item[1], item[0])
         for seq, item in enumerate(hostile, 1)
     ]
-    fold = Fold(path, "cas")
-    try:
-        fold.apply([], messages[:cut])
-        fold.apply([], messages[cut:])
-        events, letters = _sequences(fold)
-        assert fold.positions.events == len(messages)
-        assert not set(events) & set(letters)
-        assert len(set(events)) == len(events)
-        assert len(set(letters)) == len(letters)
-        missing = set(range(1, len(messages) + 1)) - set(events) - set(letters)
-        reader = fold.reader()
-        for seq in missing:  # Only a repeated key may be missing, and then its first occurrence is there.
-            body = json.loads(messages[seq - 1].data)
-            agent, task = messages[seq - 1].subject.split(".")[3:5]
-            rows = reader.execute(
-                'SELECT min(seq) FROM cas_agent_events WHERE agent_id = ? AND task_id = ? AND attempt = ? AND "index" = ?',
-                (agent, task, body["attempt"], body["index"]),
-            )
-            assert rows[0][0] < seq
-        reader.close()
-        assert {seq for seq, item in enumerate(hostile, 1) if item is None} <= set(events)
-    finally:
-        fold.close()
-        for file in path.parent.iterdir():
-            file.unlink()
-        path.parent.rmdir()
+    fold = folds.empty()
+    fold.apply([], messages[:cut])
+    fold.apply([], messages[cut:])
+    events, letters = _sequences(fold)
+    assert fold.positions.events == len(messages)
+    assert not set(events) & set(letters)
+    assert len(set(events)) == len(events)
+    assert len(set(letters)) == len(letters)
+    missing = set(range(1, len(messages) + 1)) - set(events) - set(letters)
+    reader = fold.reader()
+    for seq in missing:  # Only a repeated key may be missing, and then its first occurrence is there.
+        body = json.loads(messages[seq - 1].data)
+        agent, task = messages[seq - 1].subject.split(".")[3:5]
+        rows = reader.execute(
+            'SELECT min(seq) FROM cas_agent_events WHERE agent_id = ? AND task_id = ? AND attempt = ? AND "index" = ?',
+            (agent, task, body["attempt"], body["index"]),
+        )
+        assert rows[0][0] < seq
+    reader.close()
+    assert {seq for seq, item in enumerate(hostile, 1) if item is None} <= set(events)
 
 
 @pytest.mark.parametrize(
@@ -211,8 +202,8 @@ def test_every_event_ends_in_exactly_one_place(
         (f"cas.cmd.cancel.{'x' * 65}", b"{}", False),
     ],
 )
-def test_command_is_what_its_subject_says(tmp_path: Path, subject: str, payload: bytes, kept: bool) -> None:
-    fold = Fold(tmp_path / "cas.duckdb", "cas")
+def test_command_is_what_its_subject_says(folds: Folds, subject: str, payload: bytes, kept: bool) -> None:
+    fold = folds.empty()
     good = StoredMessage("CAS_COMMANDS", 1, "cas.cmd.execute.analyst.t0", 0, b"{}")
     fold.apply([good, StoredMessage("CAS_COMMANDS", 2, subject, 0, payload)], [])
     reader = fold.reader()
@@ -220,4 +211,3 @@ def test_command_is_what_its_subject_says(tmp_path: Path, subject: str, payload:
     letters = [row[:2] for row in reader.execute("SELECT seq, raw FROM cas_dead_letters")]
     assert (commands, letters) == (([1, 2], []) if kept else ([1], [(2, payload)]))
     reader.close()
-    fold.close()
