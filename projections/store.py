@@ -37,6 +37,8 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "allow_community_extensions": False,
     "python_enable_replacements": False,
 }
+_TREE_DEPTH_MAX = 900  # What every Python's JSON reader takes, so that all say the same.
+_TOO_DEEP = "the statement is nested too deep"
 _LOCKDOWN = (
     "SET GLOBAL TimeZone = 'UTC'",
     f"SET checkpoint_threshold = '{CHECKPOINT_THRESHOLD}'",
@@ -248,7 +250,7 @@ class StatementCheck:
         try:
             tree = json.loads(serialized)
         except RecursionError:
-            raise QueryError("the statement is nested too deep", reason="syntax") from None
+            raise QueryError(_TOO_DEEP, reason="syntax") from None
         if tree["error"]:
             raise QueryError(str(tree.get("error_message")), reason="syntax")
         _check_functions(tree["statements"])
@@ -272,15 +274,20 @@ def _without_end(statement: str) -> str:
 
 
 def _check_functions(tree: Any) -> None:
-    """Walk a serialized statement; without recursion, since it may be deep."""
-    rest = [tree]
-    while rest:
-        node = rest.pop()
-        if isinstance(node, list):
-            rest.extend(node)
-        elif isinstance(node, dict):
-            rest.extend(node.values())
-            _check_node(node)
+    """Walk a serialized statement; level by level, since it may be deep."""
+    level = [tree]
+    for _ in range(_TREE_DEPTH_MAX):
+        if not level:
+            return
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, list):
+                below += node
+            elif isinstance(node, dict):
+                below += node.values()
+                _check_node(node)
+        level = below
+    raise QueryError(_TOO_DEEP, reason="syntax")
 
 
 def _check_node(node: dict[str, Any]) -> None:

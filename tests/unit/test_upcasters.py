@@ -50,7 +50,9 @@ def test_frozen_bytes_are_read_as_ever(file: Path) -> None:
             check_event(raw)
         event = decode_event(raw, seq=7, stream="CAS_EVENTS")
         assert event.dataversion == DATAVERSION
-        assert msgspec.to_builtins(event) == example["read"]
+        read = msgspec.to_builtins(event)
+        # An event may tell more by now, and never less or something else.
+        assert {name: read.get(name) for name in example["read"]} == example["read"]
 
 
 def test_frozen_bytes_are_projected_without_a_dead_letter_of_their_own(tmp_path: Path) -> None:
