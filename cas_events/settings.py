@@ -197,6 +197,11 @@ def _unquoted(value: str) -> str:
     return text.replace("\\n", "\n").replace('\\"', '"') if match["quote"] == '"' else text
 
 
+def wants_colour() -> bool:
+    """Whether a terminal may be shown colours (``NO_COLOR``, see https://no-color.org, is empty)."""
+    return not os.environ.get("NO_COLOR", "")
+
+
 def wants_traces() -> bool:
     """Whether errors shall be shown with their stack trace (``CAS_DEBUG=1``)."""
     return os.environ.get("CAS_DEBUG", "") not in {"", "0"}

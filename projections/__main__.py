@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 
 from cas_events.errors import CasEventsError
+from cas_events.process_log import configure_process
 from cas_events.settings import Settings
 from projections.process import run
 
 
 def main() -> int:
     """Run until stopped; 1 after an error, which stands on stderr in one line."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(run(Settings.from_env()))
+        settings = Settings.from_env()
+        configure_process(settings.log_level, service="projector")
+    except ValueError as error:
+        return _fail(error)
+    try:
+        asyncio.run(run(settings))
     except CasEventsError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return _fail(error)
     return 0
+
+
+def _fail(error: Exception) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return 1
 
 
 if __name__ == "__main__":

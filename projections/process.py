@@ -6,10 +6,9 @@ SIGTERM and SIGINT end it after the transaction that runs.
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
 import signal
-import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -26,6 +25,8 @@ from projections.rebuild_service import rebuild_service
 from projections.service import SqlService
 from projections.signing import Signing
 from projections.signing import signing as sign_meanwhile
+
+log = logging.getLogger(__name__)
 
 
 async def run(
@@ -83,14 +84,12 @@ def _stop_on_signals(keeper: Keeper, stack: AsyncExitStack) -> None:
 
 
 def _say(settings: Settings, event: str, positions: Positions) -> None:
-    """One line of JSON on stderr, for supervisors and people alike."""
-    line = {
-        "event": f"projector.{event}",
+    """A line of the log, for supervisors and people alike."""
+    fields = {
         "pid": os.getpid(),
         "deployment": settings.deployment,
         "database": str(settings.database_path),
         "commands_seq": positions.commands,
         "events_seq": positions.events,
     }
-    sys.stderr.write(json.dumps(line) + "\n")
-    sys.stderr.flush()
+    log.info("projector.%s", event, extra=fields)

@@ -31,6 +31,7 @@ from cas_events.domain.limits import (
     cut_utf8,
 )
 from cas_events.errors import NonRetryableError, NotJsonError, PayloadTooLargeError
+from cas_events.process_log import route_structlog
 from cas_events.runner.children import NoChildren
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.functions import awaitable
@@ -49,7 +50,6 @@ from cas_events.runner.log_bridge import give_all_to
 from cas_events.runner.registry import AgentFunction
 from cas_events.runner.shutdown import AgentThreads
 from cas_events.runner.state import StandInState
-from cas_events.runner.task_logger import route_structlog
 from cas_events.runner.terms import retry_after_s
 from cas_events.wire.claims import require_small_enough
 from cas_events.wire.jsonvalue import decode_json, encode_json

@@ -22,8 +22,9 @@ from typing import Any
 
 import structlog
 
+from cas_events.process_log import FIELDS, PROCESS_LOG
 from cas_events.runner.context import TaskContext, running_task
-from cas_events.runner.task_logger import FIELDS, PROCESS_LOG, level_name
+from cas_events.runner.task_logger import level_name
 
 _OURS = frozenset({"cas_events", "projections", "nats", "asyncio"})
 _AGENTS = "cas_events.agents."

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from cas_events.runner.context import Emitter, Origin
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-FIELDS = "cas_fields"  # of a log record: the fields of a structlog line
-PROCESS_LOG = "cas_process_log"  # attribute of a handler: it shows the process's own log, and no task's
 
 
 def level_number(level: str) -> int:
@@ -46,31 +44,12 @@ def task_logger(emitter: Emitter, origin: Callable[[], Origin], level: int) -> A
     )
 
 
-def route_structlog() -> None:
-    """Have ``structlog.get_logger()`` speak through the standard library's loggers, unless it is configured already."""
-    if structlog.is_configured():
-        return
-    structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _to_stdlib],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
-
-
 def _split(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The last structlog processor: hand the level, the message and the fields to the sink."""
     message = event.pop("event", "")
     return (str(message), event), {}
-
-
-def _to_stdlib(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    message = str(event.pop("event", ""))
-    said = {name: event.pop(name) for name in ("exc_info", "stack_info") if name in event}
-    return (message,), {**said, "extra": {FIELDS: dict(event)}}
 
 
 class _LogSink:

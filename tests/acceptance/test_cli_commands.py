@@ -213,6 +213,27 @@ def test_logs_from_a_level_on(cas: Cas, worker: CasProcess, task_id: str) -> Non
     assert cas("logs", "never-heard-of").code == 1
 
 
+def test_logs_that_a_regular_expression_finds(cas: Cas, worker: CasProcess, task_id: str) -> None:
+    assert cas("run", "greeter", '{"name": "Ada"}', "--task-id", task_id, "-q").code == 0
+
+    def found(*arguments: str) -> list[str]:
+        return [event["data"]["message"] for event in cas("logs", task_id, "--json", *arguments).lines]
+
+    assert found("--grep", "^greet") == ["greeting"]
+    assert found("--grep", "(?i)NEARLY|thinking") == ["thinking", "nearly done"]
+    assert found("--grep", "name=Ada") == ["greeting"]
+    assert found("--grep", "n", "--level", "warning", "--follow") == ["nearly done"]
+    assert found("--grep", "nowhere") == []
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a", "*", "a{99999999999999999999}", "(?P<x"])
+def test_a_bad_regular_expression_is_one_line(cas: Cas, pattern: str) -> None:
+    answer = cas("logs", "some-task", "--grep", pattern)
+    assert answer.code == 2
+    assert "--grep" in answer.error
+    assert f"{pattern!r} is no regular expression" in answer.error
+
+
 def test_replay_is_the_stored_log(cas: Cas, worker: CasProcess, task_id: str) -> None:
     ran = cas("run", "greeter", "--task-id", task_id, "--json")
     assert cas("replay", "--task", task_id, "--json").lines == ran.lines

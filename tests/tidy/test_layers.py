@@ -52,6 +52,7 @@ TASKS = tuple(
 LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "errors": (("cas_events.errors",), set()),
     "settings": (("cas_events.settings",), CORE),
+    "process_log": (("cas_events.process_log",), {"settings", "domain"}),
     "ids": (("cas_events.uuid7",), set()),
     "domain": (("cas_events.domain",), CORE),
     "wire": (("cas_events.wire",), CORE | {"domain"}),
@@ -61,13 +62,13 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "tasks": (TASKS, CORE | {"ids", "domain", "wire", "jetstream", "observe"}),
     "runner": (
         ("cas_events.runner",),
-        CORE | {"settings", "ids", "domain", "wire", "jetstream", "observe", "tasks"},
+        CORE | {"settings", "process_log", "ids", "domain", "wire", "jetstream", "observe", "tasks"},
     ),
     "client": (CLIENT, CORE | {"settings", "ids", "domain", "wire", "jetstream", "observe", "tasks"}),
     "audit": (("cas_events.audit",), CORE | {"ids", "domain", "wire", "jetstream"}),
     "projections": (
         ("projections",),
-        CORE | {"settings", "ids", "domain", "wire", "jetstream", "observe", "audit"},
+        CORE | {"settings", "process_log", "ids", "domain", "wire", "jetstream", "observe", "audit"},
     ),
     "agents": (("cas_events.agents",), CORE | {"package", "settings", "server", "domain", "runner"}),
     "cli": (("cas_events.cli", "cas_events.__main__"), set()),
