@@ -12,10 +12,10 @@ import msgspec
 from rich.console import Console
 
 from benchmarks import machine
-from benchmarks.figures import from_asking, from_replay, from_rounds
+from benchmarks.figures import from_asking, from_observing, from_replay, from_rounds
 from benchmarks.plan import MEASUREMENTS, QUICK, Sizes
 from benchmarks.report import Report, markdown, table
-from benchmarks.rounds import asking, replay, run
+from benchmarks.rounds import asking, observing, replay, run
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 ROUNDS = 7
@@ -64,16 +64,24 @@ async def _measure(options: argparse.Namespace) -> Report:
     load_before, began_s = machine.load(), time.monotonic()
     with Console(stderr=True).status("") as status:
         measured = (
-            await run(wanted, sizes, rounds, status.update) if set(wanted) - {"replay", "asking"} else []
+            await run(wanted, sizes, rounds, status.update)
+            if set(wanted) - {"replay", "asking", "observing"}
+            else []
         )
         replayed = await replay(sizes, status.update) if "replay" in wanted else {}
         asked = await asking(sizes, status.update) if "asking" in wanted else {}
+        observed = await observing(sizes, status.update) if "observing" in wanted else {}
     return Report(
         machine={**machine.describe(), "load": f"{load_before} before, {machine.load()} after"},
         rounds_count=rounds,
         sizes=sizes,
         seconds=time.monotonic() - began_s,
-        figures=[*from_rounds(measured), *from_replay(replayed), *from_asking(asked)],
+        figures=[
+            *from_rounds(measured),
+            *from_replay(replayed),
+            *from_asking(asked),
+            *from_observing(observed),
+        ],
         rounds=measured,
         replay=replayed,
     )

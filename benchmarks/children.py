@@ -75,9 +75,11 @@ async def floor_worker(plan: Plan) -> AsyncIterator[Process]:
 
 
 @asynccontextmanager
-async def cas_worker(plan: Plan, target: str) -> AsyncIterator[Process]:
+async def cas_worker(
+    plan: Plan, target: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
     """A runner process by the `cas` command; clients wait until it serves."""
-    settings = {"CAS_NATS_URL": plan.url, "CAS_DEPLOYMENT": plan.deployment}
+    settings = {"CAS_NATS_URL": plan.url, "CAS_DEPLOYMENT": plan.deployment, **(environment or {})}
     arguments = ("cas_events.cli", "worker", target, "--log-level", "warning")
     async with child(*arguments, environment=settings) as process:
         yield process

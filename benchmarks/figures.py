@@ -221,5 +221,47 @@ def from_asking(report: dict[str, Any]) -> list[Figure]:
     return rows
 
 
+# In words, and whether the goal holds for it: to trace every task of a millisecond is nobody's need.
+_OBSERVED = {
+    "metrics": ("with metrics", True),
+    "sampled": ("with metrics and 1 % of traces", True),
+    "traced": ("with metrics and all traces", False),
+}
+
+
+def from_observing(report: dict[str, Any]) -> list[Figure]:
+    """What being looked at costs; the floor is not being looked at, and a ratio is that of two turns of one cycle."""
+    if not report:
+        return []
+    off = report["variants"]["off"]
+    rows = []
+    for variant, (words, has_goal) in _OBSERVED.items():
+        measured = report["variants"][variant]
+        for key, name, unit, goal in (
+            ("noop_ms", "no-op task, latency p50", "ms", 1.1),
+            ("tasks_per_s", "no-op tasks, bursts of 300", "1/s", 0.9),
+            ("worker_us", "CPU of the worker per no-op task", "µs", None),
+            ("client_us", "CPU of the client per no-op task", "µs", None),
+        ):
+            ratios = [ours / theirs for ours, theirs in zip(measured[key], off[key], strict=True)]
+            better: Better = "higher" if unit == "1/s" else "lower"
+            wanted = goal if has_goal else None
+            rows.append(
+                Figure(
+                    name=f"{name}, {words}",
+                    unit=unit,
+                    ours=p50(measured[key]),
+                    floor=p50(off[key]),
+                    ratio=p50(ratios),
+                    ratio_low=min(ratios),
+                    ratio_high=max(ratios),
+                    goal=_goal_words(wanted, None, None, unit, better),
+                    is_met=_is_met(p50(ratios), wanted, better),
+                    n=len(ratios),
+                )
+            )
+    return rows
+
+
 def _limited(name: str, ms: float, limit: float, n: int) -> Figure:
     return Figure(name=name, unit="ms", ours=ms, goal=f"≤ {limit:,g} ms", is_met=ms <= limit, n=n)

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import msgspec
 
-MEASUREMENTS = ("noop", "throughput", "tick", "cancel", "graph", "publish", "checkpoints", "replay", "asking")
+MEASUREMENTS = (
+    "noop",
+    "throughput",
+    "tick",
+    "cancel",
+    "graph",
+    "publish",
+    "checkpoints",
+    "replay",
+    "asking",
+    "observing",
+)
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +39,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         lag_s: how long the lag of a live projector is measured.
         asked_events: length of the log of which the past is asked.
         asked_tasks: tasks among which one is looked up.
+        observed: how often each way of being looked at has its turn.
     """
 
     sequential: int = 200
@@ -46,6 +58,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float = 10.0
     asked_events: int = 1_000_000
     asked_tasks: int = 1_000_000
+    observed: int = 30
 
 
 QUICK = Sizes(
@@ -61,6 +74,7 @@ QUICK = Sizes(
     lag_s=5.0,
     asked_events=100_000,
     asked_tasks=100_000,
+    observed=10,
 )
 
 

@@ -108,6 +108,12 @@ async def asking(sizes: Sizes, say: Say) -> dict[str, Any]:
     return await _report_of("benchmarks.asking", "--events", events, "--tasks", tasks)
 
 
+async def observing(sizes: Sizes, say: Say) -> dict[str, Any]:
+    """What being looked at costs; on a server of its own."""
+    say("observing")
+    return await _report_of("benchmarks.observing", "--cycles", str(sizes.observed))
+
+
 async def _report_of(*arguments: str) -> dict[str, Any]:
     """The JSON document that a benchmark in a process of its own prints."""
     async with child(*arguments) as process, asyncio.timeout(REPLAY_TIMEOUT_S):

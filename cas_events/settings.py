@@ -164,6 +164,12 @@ def trace_exporters() -> list[str]:
     return [name for name in named or ["otlp"] if name != "none"]
 
 
+def metrics_environment(address: MetricsAddress | None) -> dict[str, str]:
+    """What makes a child process serve its metrics there; None for nowhere, whatever our own environment says."""
+    port, host = ("", "") if address is None else (str(address.port), address.host)
+    return {"CAS_METRICS_PORT": port, "CAS_METRICS_HOST": host}
+
+
 def bare_environment() -> dict[str, str]:
     """The environment for a child process that must see neither keys nor settings."""
     return {name: value for name, value in os.environ.items() if name in _BARE_NAMES}

@@ -195,8 +195,14 @@ async def send(js: JetStream, names: Names, blobs: BlobStore, command: PreparedE
     tracer = tracing.tracer()
     if tracer is None:
         return await _send(js, names, blobs, command)
-    with tracer.submitting(command.agent_id, command.task_id, command.traceparent) as span:
-        return await _send(js, names, blobs, _traced(command, tracer.traceparent_of(span)))
+    span = tracer.submitting(command.agent_id, command.task_id, command.traceparent)
+    try:
+        seq = await _send(js, names, blobs, _traced(command, span.traceparent))
+    except BaseException as error:
+        span.end(error)
+        raise
+    span.end()
+    return seq
 
 
 def _traced(command: PreparedExecute, traceparent: str) -> PreparedExecute:

@@ -14,13 +14,14 @@ from cas_events.errors import NotReadyError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.messages import StoredMessage
+from cas_events.observe.extra import require_metrics
 from cas_events.settings import MetricsAddress
 from cas_events.wire.subjects import Names
 
 if TYPE_CHECKING:
     from cas_events.observe.consumers import ServerSamples
     from cas_events.observe.exposure import Exposure
-    from cas_events.observe.gauges import Row
+    from cas_events.observe.gauges import Gauges, Row
     from projections.keeper import Keeper
 
 STALL_S = 60.0  # Nothing of a projector's keeps its loop; queries and transactions have threads of their own.
@@ -47,6 +48,7 @@ class Observation:
             ObserveExtraMissingError: the extra ``observability`` is not installed.
         """
         if self._address is not None:
+            require_metrics()
             from cas_events.observe.exposure import projector_exposure  # noqa: PLC0415 - an optional extra
 
             exposure = projector_exposure(self._address, stall_s=STALL_S)
@@ -80,25 +82,7 @@ class Observation:
         )
         samples.add_to(exposure.gauges)
         exposure.gauges.before = samples.refresh
-        rows = _Rows(names, keeper, samples)
-        exposure.gauges.add(
-            "cas_projection_position",
-            "Sequence up to which the live tables hold a stream.",
-            ("stream",),
-            rows.positions,
-        )
-        exposure.gauges.add(
-            "cas_projection_lag_messages",
-            "Messages of a stream that the live tables do not hold yet.",
-            ("stream",),
-            rows.lags,
-        )
-        exposure.gauges.add(
-            "cas_projection_rebuilding",
-            "Whether the tables are being made anew.",
-            (),
-            lambda: [((), float(keeper.progress.state in _AT_WORK))],
-        )
+        Rows(names, keeper, samples).add_to(exposure.gauges)
         exposure.health.check = lambda: _require_ready(connection, names, keeper)
 
 
@@ -115,13 +99,40 @@ async def _require_ready(connection: Connection, names: Names, keeper: Keeper) -
     await round_trip(JetStream(connection), names, "cas/projector")
 
 
-class _Rows:
-    """Reads the gauges of a projector."""
+class Rows:
+    """Reads the gauges of a projector.
+
+    Args:
+        names: of the deployment.
+        keeper: of the tables.
+        samples: what the server last said.
+    """
 
     def __init__(self, names: Names, keeper: Keeper, samples: ServerSamples) -> None:
         self._names = names
         self._keeper = keeper
         self._samples = samples
+
+    def add_to(self, gauges: Gauges) -> None:
+        """Show them."""
+        gauges.add(
+            "cas_projection_position",
+            "Sequence up to which the live tables hold a stream.",
+            ("stream",),
+            self.positions,
+        )
+        gauges.add(
+            "cas_projection_lag_messages",
+            "Messages of a stream that the live tables do not hold yet.",
+            ("stream",),
+            self.lags,
+        )
+        gauges.add(
+            "cas_projection_rebuilding",
+            "Whether the tables are being made anew.",
+            (),
+            lambda: [((), float(self._keeper.progress.state in _AT_WORK))],
+        )
 
     def positions(self) -> Iterator[Row]:
         """Where the live tables are."""

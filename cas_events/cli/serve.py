@@ -63,13 +63,20 @@ def _settle_garbage() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
+async def _settle_garbage_of(runner: Runner) -> None:
+    """Once before it serves and once when it does: by then it has loaded what was asked for, such as tracing."""
+    _settle_garbage()
+    await runner.ready.wait()
+    _settle_garbage()
+
+
 async def _serve(runner: Runner, metrics: MetricsAddress | None) -> None:
     """Run it, and stop it on a signal: in order at the first, at once at the second."""
-    _settle_garbage()
     from cas_events.runner.shutdown import end_process  # noqa: PLC0415 - see the package's docstring
 
     loop, heard = asyncio.get_running_loop(), list[signal.Signals]()
     serving = loop.create_task(runner.run(handle_signals=False, metrics=metrics))
+    settling = loop.create_task(_settle_garbage_of(runner))
 
     def hear(number: signal.Signals) -> None:
         heard.append(number)
@@ -86,6 +93,8 @@ async def _serve(runner: Runner, metrics: MetricsAddress | None) -> None:
     except asyncio.CancelledError:
         if not heard:
             raise
+    finally:
+        settling.cancel()
     if runner.left_behind:
         end_process(runner.left_behind)
     if signal.SIGINT in heard:

@@ -23,7 +23,7 @@ from cas_events.cli.children import Backoff, Child
 from cas_events.errors import NoRespondersError, ProjectionError, ServerError, ServerStartError
 from cas_events.jetstream.connection import Connection
 from cas_events.server import EmbeddedServer
-from cas_events.settings import Settings
+from cas_events.settings import MetricsAddress, Settings, metrics_environment
 from cas_events.wire.subjects import Names
 
 RUNNER_STOP_S = 20.0  # Two graces of 5 s and a few seconds to flush.
@@ -46,6 +46,7 @@ class Plan:
         port: of the server; 0 for a free one.
         sync_interval: of the server's store: a duration, or ``always``.
         with_projector: whether to run one.
+        metrics: where the runner serves its metrics, and the projector at the next port; None for nowhere.
         log_folder: where the children's logs go; to our standard error without one.
     """
 
@@ -55,7 +56,15 @@ class Plan:
     port: int = 0
     sync_interval: str = "1s"
     with_projector: bool = True
+    metrics: MetricsAddress | None = None
     log_folder: Path | None = None
+
+    def metrics_of(self, name: str) -> MetricsAddress | None:
+        """The metrics address of a child: a port of their own each, unless each takes a free one."""
+        address = self.metrics
+        if address is None or name == "runner" or not address.port:
+            return address
+        return MetricsAddress(address.port + 1, address.host)
 
 
 class Stack:
@@ -149,9 +158,14 @@ class Stack:
         return Child(
             name,
             arguments,
-            environment=self.settings.child_environment(),
+            environment=self.settings.child_environment() | metrics_environment(self._plan.metrics_of(name)),
             log_file=folder / f"{name}.log" if folder is not None else None,
         )
+
+    def metrics_urls(self) -> dict[str, str]:
+        """Where the children serve their metrics, as far as that is known: who takes a free port says it in its log."""
+        found = {child.name: self._plan.metrics_of(child.name) for child in self._children}
+        return {name: f"http://{address}" for name, address in found.items() if address and address.port}
 
     async def _tend(self) -> None:
         backoff, started_s = Backoff(), time.monotonic()

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from cas_events.cli import logs
-from cas_events.cli.options import Json, LogLevel
+from cas_events.cli.options import Json, LogLevel, MetricsHost, MetricsPort, metrics_address
 from cas_events.cli.output import console, print_json_line
 from cas_events.settings import DEFAULT_HOME, Settings
 
@@ -49,19 +49,28 @@ def bring_up(
     ] = "1s",
     no_projector: Annotated[bool, typer.Option("--no-projector", help="No tables.")] = False,
     log_level: LogLevel = "",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "",
     json: Json = False,
 ) -> None:
     """Start a NATS server on loopback, a runner with the sample agents and a projector; Ctrl-C ends them all.
 
     Other commands find the server by themselves: it is written to server.json in the home. What dies is started
-    again. The log and the tables stay in the home for the next time.
+    again. The log and the tables stay in the home for the next time. A metrics port is the runner's; the projector
+    takes the next one.
     """
     from cas_events.cli.stack import Plan  # noqa: PLC0415 - see the package's docstring
 
     settings = Settings.from_env()
     settings = replace(settings, home=home or settings.home, log_level=log_level or settings.log_level)
     logs.configure_process(settings.log_level or "warning", service="up")
-    plan = Plan(settings=settings, port=port, sync_interval=sync_interval, with_projector=not no_projector)
+    plan = Plan(
+        settings=settings,
+        port=port,
+        sync_interval=sync_interval,
+        with_projector=not no_projector,
+        metrics=metrics_address(settings, metrics_port, metrics_host),
+    )
     asyncio.run(_up(plan, json=json))
 
 
@@ -117,7 +126,8 @@ def _listen(stack: Stack) -> _Heard:
 def _say_up(plan: Plan, stack: Stack, late: list[str], *, json: bool) -> None:
     pids = stack.pids()
     if json:
-        print_json_line({"url": stack.url, "home": str(stack.settings.home), "pids": pids, "late": late})
+        said = {"url": stack.url, "home": str(stack.settings.home), "pids": pids, "late": late}
+        print_json_line(said | ({"metrics": stack.metrics_urls()} if plan.metrics else {}))
         return
     target = console()
     places = {
@@ -132,6 +142,8 @@ def _say_up(plan: Plan, stack: Stack, late: list[str], *, json: bool) -> None:
         if name in late:
             line.append("  (does not answer yet)", style="yellow")
         target.print(line, soft_wrap=True)
+    for name, url in stack.metrics_urls().items():
+        target.print(Text(f"  metrics of the {name}: {url}/metrics"), soft_wrap=True)
     target.print("\nTry, in another terminal:", style="bold")
     for command in TRY:
         target.print(f"  {home_prefix(plan.settings.home)}{command}", soft_wrap=True)

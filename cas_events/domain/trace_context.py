@@ -14,6 +14,7 @@ _INVALID = "ff"
 _FORM = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
+_SAMPLED = 0x01
 _SAMPLED_AND_RANDOM = 0x03  # what is known of the flags of a later version
 
 
@@ -34,3 +35,8 @@ def valid_traceparent(value: object) -> str | None:
         return value
     flags = int(match["flags"], 16) & _SAMPLED_AND_RANDOM
     return f"{_KNOWN}-{match['trace']}-{match['span']}-{flags:02x}"
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether who began a valid trace wants it recorded."""
+    return bool(int(traceparent[-2:], 16) & _SAMPLED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cas_events.observe.extra import require_metrics
 from cas_events.observe.meter import NO_METER, Meter
 
 _meter: Meter = NO_METER
@@ -27,6 +28,7 @@ def enable_metrics(registry: Any = None) -> None:
         ObserveExtraMissingError: the extra ``observability`` is not installed.
     """
     global _meter  # noqa: PLW0603 - one process, one registry
+    require_metrics()
     from cas_events.observe.prometheus import client_meter  # noqa: PLC0415 - an extra
 
     _meter = client_meter(registry)

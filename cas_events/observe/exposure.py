@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
-
-from prometheus_client import CollectorRegistry
+from typing import Any, Self
 
 from cas_events.observe.bridge import LoopBridge, LoopWatch
 from cas_events.observe.endpoint import Endpoint
@@ -25,7 +23,7 @@ from cas_events.observe.prometheus import (
 )
 from cas_events.settings import MetricsAddress
 
-Counts = Callable[[CollectorRegistry, AgentLabels], Meter]
+Counts = Callable[[Any, AgentLabels], Meter]
 
 
 class Exposure:

@@ -13,22 +13,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from cas_events.domain import events
-from cas_events.domain.trace_context import valid_traceparent
-from cas_events.errors import ObserveExtraMissingError
-from cas_events.observe.tracing import AttemptTrace
-from cas_events.settings import trace_exporters
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-try:
-    from opentelemetry import context as otel_context
-    from opentelemetry import trace
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
-except ImportError as missing:
-    raise ObserveExtraMissingError("traces", "opentelemetry-sdk") from missing
+from cas_events.domain import events
+from cas_events.domain.trace_context import is_sampled, valid_traceparent
+from cas_events.observe.tracing import NO_TRACE, AttemptTrace
+from cas_events.settings import trace_exporters
 
 SCOPE = "cas_events"
 CLOSE_S = 3.0  # for the last spans, however long the exporter would try
@@ -82,32 +78,26 @@ class OtelTracer:
             closing.start()
             closing.join(CLOSE_S)
 
-    @contextmanager
-    def submitting(self, agent_id: str, task_id: str, traceparent: str | None) -> Iterator[Span]:
-        """A command is stored within the block.
+    def submitting(self, agent_id: str, task_id: str, traceparent: str | None) -> Submission:
+        """A command is about to be stored.
 
         Args:
             agent_id: the agent.
             task_id: the task.
             traceparent: what the caller gave; the current span without it.
         """
-        with self._tracer.start_as_current_span(
+        span = self._tracer.start_span(
             f"submit {agent_id}",
             context=_parent(traceparent),
             kind=SpanKind.PRODUCER,
             attributes={"cas.agent": agent_id, "cas.task_id": task_id},
-        ) as span:
-            yield span
-
-    @staticmethod
-    def traceparent_of(span: Span) -> str:
-        """A span as the context of others."""
-        return _traceparent(span)
+        )
+        return Submission(span)
 
     def attempt(
         self, agent_id: str, task_id: str, attempt: int, *, traceparent: str | None, before: str | None
     ) -> AttemptTrace:
-        """The trace of an attempt that is being claimed.
+        """The trace of an attempt that is being claimed; of one whose submitter wants none, none.
 
         Args:
             agent_id: the agent.
@@ -116,6 +106,8 @@ class OtelTracer:
             traceparent: of the command.
             before: of the event that it follows on.
         """
+        if traceparent is not None and not is_sampled(traceparent):
+            return NO_TRACE
         previous = None if before == traceparent else _span_context(before)
         attributes = {"cas.agent": agent_id, "cas.task_id": task_id, "cas.attempt": attempt}
         span = self._tracer.start_span(
@@ -129,10 +121,33 @@ class OtelTracer:
 
     def ended(self, agent_id: str, task_id: str, traceparent: str | None, type_: str, seq: int) -> None:
         """A task was ended that nobody runs: refused, cancelled before its start, given up."""
+        if traceparent is not None and not is_sampled(traceparent):
+            return
         attributes = {"cas.agent": agent_id, "cas.task_id": task_id}
         span = self._tracer.start_span(f"end {agent_id}", context=_parent(traceparent), attributes=attributes)
         _tell(span, type_, seq, {})
         span.end()
+
+
+class Submission:
+    """A command on its way to the log.
+
+    Attributes:
+        traceparent: what it carries.
+    """
+
+    __slots__ = ("_span", "traceparent")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self.traceparent = _traceparent(span)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It is stored, or it is not."""
+        if error is not None:
+            self._span.record_exception(error)
+            self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        self._span.end()
 
 
 class _OtelAttempt(AttemptTrace):
@@ -145,22 +160,21 @@ class _OtelAttempt(AttemptTrace):
         self._command = command
         self._steps: dict[str, Span] = {}
         self._is_stored = False
+        self._queued_ns: tuple[int, int] | None = None
         self.traceparent = _traceparent(span)
 
     def waited(self, since_s: float) -> None:
         """See `AttemptTrace`."""
-        # Both times are another machine's clock and ours; no span ends before it starts.
-        span = self._tracer.start_span(
-            f"queue {self._agent_id}",
-            context=_parent(self._command) if self._command else trace.set_span_in_context(self._span),
-            start_time=min(int(since_s * _NS), time.time_ns()),
-        )
-        span.end()
+        # Made when the attempt ends, so that nobody waits for it. The two times are another machine's clock and
+        # ours; no span ends before it starts.
+        now_ns = time.time_ns()
+        self._queued_ns = min(int(since_s * _NS), now_ns), now_ns
 
     def appended(self, type_: str, seq: int, members: Mapping[str, Any]) -> None:
         """See `AttemptTrace`."""
         self._is_stored = True
-        _tell(self._span, type_, seq, members)
+        if type_ != events.STARTED:  # Which is the span's own start.
+            _tell(self._span, type_, seq, members)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -207,6 +221,12 @@ class _OtelAttempt(AttemptTrace):
                 span.end()
         if self._is_stored:  # A claim that another runner won has left nothing that would name this span.
             self._span.end()
+        if self._queued_ns is not None:
+            started_ns, ended_ns = self._queued_ns
+            self._queued_ns = None
+            context = _parent(self._command) if self._command else trace.set_span_in_context(self._span)
+            queue = self._tracer.start_span(f"queue {self._agent_id}", context, start_time=started_ns)
+            queue.end(ended_ns)
 
 
 def _traceparent(span: Span) -> str:
@@ -235,7 +255,7 @@ def _parent(traceparent: str | None) -> Any:
 def _tell(span: Span, type_: str, seq: int, members: Mapping[str, Any]) -> None:
     """A lifecycle event, as an event of a span and, if it is the last one, as its outcome."""
     span.add_event(type_, {"cas.seq": seq})
-    if type_ in events.LIFECYCLE_TYPES and type_ != events.STARTED:
+    if type_ in events.LIFECYCLE_TYPES:
         span.set_attribute("cas.outcome", events.STATUS_OF_TYPE[type_])
     if type_ in {events.FAILED, events.REJECTED, events.RETRYING}:
         _fail(span, members.get("error"))

@@ -1,23 +1,19 @@
 """The metrics of a runner, a projector and a client, by prometheus-client. With `endpoint`, the one door to it.
 
 Names follow Prometheus: a unit last, `_total` for what only grows. Labels are bounded: an agent beyond the first
-`AGENTS_MAX` of a process is ``other``, and nothing is ever labelled by a task. Counters are told as it happens; gauges
-are asked for when somebody looks (`gauges`).
+`AGENTS_MAX` of a process is ``other``, and nothing is ever labelled by a task. Counters are told as it happens
+(`tallies`); gauges are asked for when somebody looks (`gauges`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cas_events.domain import events
-from cas_events.errors import ObserveExtraMissingError
-from cas_events.observe.meter import Meter
+import prometheus_client
 
-try:
-    import prometheus_client
-    from prometheus_client import Counter, Histogram
-except ImportError as missing:
-    raise ObserveExtraMissingError("metrics", "prometheus-client") from missing
+from cas_events.domain import events
+from cas_events.observe.meter import Meter
+from cas_events.observe.tallies import Count, Spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,24 +47,6 @@ class AgentLabels:
         return agent_id
 
 
-class _Family:
-    """The children of one metric by label values; finding one costs two lookups instead of prometheus-client's lock."""
-
-    __slots__ = ("_agents", "_children", "_metric")
-
-    def __init__(self, metric: Any, agents: AgentLabels) -> None:
-        self._metric = metric
-        self._agents = agents
-        self._children: dict[tuple[str, ...], Any] = {}
-
-    def __call__(self, agent_id: str, *labels: str) -> Any:
-        key = (self._agents[agent_id], *labels)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._metric.labels(*key)
-        return child
-
-
 def new_registry() -> CollectorRegistry:
     """A registry with what every process tells of itself: CPU, memory, file descriptors, collections."""
     registry = prometheus_client.CollectorRegistry()
@@ -86,16 +64,12 @@ class LoopMeter(Meter):
     """How late the event loop runs: of every process that has a port."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._lag = Histogram(
-            "cas_event_loop_lag_seconds",
-            "How much later than asked the event loop ran.",
-            registry=registry,
-            buckets=LAG_BUCKETS_S,
-        )
+        says = "How much later than asked the event loop ran."
+        self._lag = Spread(registry, "cas_event_loop_lag_seconds", says, LAG_BUCKETS_S)
 
     def lagged(self, seconds: float) -> None:
         """See `Meter`."""
-        self._lag.observe(seconds)
+        self._lag.add((), seconds)
 
 
 class RunnerMeter(LoopMeter):
@@ -108,77 +82,72 @@ class RunnerMeter(LoopMeter):
 
     def __init__(self, registry: CollectorRegistry, agents: AgentLabels) -> None:
         super().__init__(registry)
+        self._agents = agents
 
-        def counter(name: str, says: str, *labels: str) -> _Family:
-            return _Family(Counter(name, says, ("agent", *labels), registry=registry), agents)
+        def count(name: str, says: str, *labels: str) -> Count:
+            return Count(registry, name, says, ("agent", *labels))
 
-        def histogram(name: str, says: str, buckets: tuple[float, ...], *labels: str) -> _Family:
-            metric = Histogram(name, says, ("agent", *labels), registry=registry, buckets=buckets)
-            return _Family(metric, agents)
-
-        self._submitted = counter(CLIENT_SUBMITTED, CLIENT_SUBMITTED_SAYS)
-        self._started = counter("cas_tasks_started", "Tasks that started for the first time.")
-        self._attempts = counter(
-            "cas_attempts_started", "Attempts started, the first ones and all later ones."
-        )
-        self._finished = counter("cas_tasks_finished", "Tasks ended, by terminal status.", "status")
-        self._retried = counter(
+        self._submitted = count(CLIENT_SUBMITTED, CLIENT_SUBMITTED_SAYS)
+        self._started = count("cas_tasks_started", "Tasks that started for the first time.")
+        self._attempts = count("cas_attempts_started", "Attempts started, the first ones and all later ones.")
+        self._finished = count("cas_tasks_finished", "Tasks ended, by terminal status.", "status")
+        self._retried = count(
             "cas_tasks_retried", "Attempts given up for another one: error, handover or crash.", "reason"
         )
-        self._interrupted = counter("cas_tasks_interrupted", "Times that a task began to wait for an answer.")
-        self._redelivered = counter(
+        self._interrupted = count("cas_tasks_interrupted", "Times that a task began to wait for an answer.")
+        self._redelivered = count(
             "cas_redeliveries", "Deliveries that were not the first of their message.", "kind"
         )
-        self._refused = counter(
+        self._refused = count(
             "cas_fenced_writes", "Lifecycle events that the log refused: another writer was first.", "event"
         )
-        self._fenced = counter("cas_leases_lost", "Leases given up because the task was no longer ours.")
-        self._wait = histogram(
-            "cas_task_queue_wait_seconds", "From when a task could start to its start.", WAIT_BUCKETS_S
-        )
-        self._run = histogram(
-            "cas_attempt_duration_seconds", "From an attempt's start to its end.", RUN_BUCKETS_S, "outcome"
-        )
+        self._fenced = count("cas_leases_lost", "Leases given up because the task was no longer ours.")
+        says = "From when a task could start to its start."
+        self._wait = Spread(registry, "cas_task_queue_wait_seconds", says, WAIT_BUCKETS_S, ("agent",))
+        says = "From an attempt's start to its end."
+        labels = ("agent", "outcome")
+        self._run = Spread(registry, "cas_attempt_duration_seconds", says, RUN_BUCKETS_S, labels)
 
     def submitted(self, agent_id: str) -> None:
         """See `Meter`."""
-        self._submitted(agent_id).inc()
+        self._submitted.add((self._agents[agent_id],))
 
     def claimed(self, agent_id: str, *, waited_s: float | None, after_crash: bool) -> None:
         """See `Meter`."""
         if waited_s is not None:
-            self._wait(agent_id).observe(max(waited_s, 0.0))  # The clocks of two machines.
+            self._wait.add((self._agents[agent_id],), max(waited_s, 0.0))  # The clocks of two machines.
         if after_crash:
-            self._retried(agent_id, "crash").inc()
+            self._retried.add((self._agents[agent_id], "crash"))
 
     def appended(self, agent_id: str, type_: str, attempt: int, *, is_handover: bool = False) -> None:
         """See `Meter`."""
+        agent = self._agents[agent_id]
         if type_ == events.STARTED:
-            self._attempts(agent_id).inc()
+            self._attempts.add((agent,))
             if attempt == 1:
-                self._started(agent_id).inc()
+                self._started.add((agent,))
         elif type_ in events.TERMINAL_TYPES:
-            self._finished(agent_id, events.STATUS_OF_TYPE[type_]).inc()
+            self._finished.add((agent, events.STATUS_OF_TYPE[type_]))
         elif type_ == events.RETRYING:
-            self._retried(agent_id, "handover" if is_handover else "error").inc()
+            self._retried.add((agent, "handover" if is_handover else "error"))
         elif type_ == events.INTERRUPTED:
-            self._interrupted(agent_id).inc()
+            self._interrupted.add((agent,))
 
     def refused(self, agent_id: str, type_: str) -> None:
         """See `Meter`."""
-        self._refused(agent_id, type_.rpartition(".")[2]).inc()
+        self._refused.add((self._agents[agent_id], type_.rpartition(".")[2]))
 
     def fenced(self, agent_id: str) -> None:
         """See `Meter`."""
-        self._fenced(agent_id).inc()
+        self._fenced.add((self._agents[agent_id],))
 
     def ran(self, agent_id: str, type_: str, seconds: float) -> None:
         """See `Meter`."""
-        self._run(agent_id, events.STATUS_OF_TYPE.get(type_, OTHER)).observe(seconds)
+        self._run.add((self._agents[agent_id], events.STATUS_OF_TYPE.get(type_, OTHER)), seconds)
 
     def redelivered(self, agent_id: str, kind: str) -> None:
         """See `Meter`."""
-        self._redelivered(agent_id, kind).inc()
+        self._redelivered.add((self._agents[agent_id], kind))
 
 
 class ProjectorMeter(LoopMeter):
@@ -192,24 +161,24 @@ class ProjectorMeter(LoopMeter):
     def __init__(self, registry: CollectorRegistry, agents: AgentLabels) -> None:
         super().__init__(registry)
         says = "Execute commands in the log, as the live tables take them in."
-        metric = Counter("cas_tasks_submitted", says, ("agent",), registry=registry)
-        self._submitted = _Family(metric, agents)
+        self._submitted = Count(registry, "cas_tasks_submitted", says, ("agent",))
+        self._agents = agents
 
     def submitted(self, agent_id: str) -> None:
         """See `Meter`."""
-        self._submitted(agent_id).inc()
+        self._submitted.add((self._agents[agent_id],))
 
 
 class _ClientMeter(Meter):
     """Counts what clients submit."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        metric = Counter(CLIENT_SUBMITTED, CLIENT_SUBMITTED_SAYS, ("agent",), registry=registry)
-        self._submitted = _Family(metric, AgentLabels())
+        self._submitted = Count(registry, CLIENT_SUBMITTED, CLIENT_SUBMITTED_SAYS, ("agent",))
+        self._agents = AgentLabels()
 
     def submitted(self, agent_id: str) -> None:
         """See `Meter`."""
-        self._submitted(agent_id).inc()
+        self._submitted.add((self._agents[agent_id],))
 
 
 _client_meters: dict[int, tuple[CollectorRegistry, Meter]] = {}

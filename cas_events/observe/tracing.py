@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from cas_events.observe.extra import require_traces
+
 if TYPE_CHECKING:
     from cas_events.observe.otel import OtelTracer
 
@@ -81,6 +83,7 @@ def enable_tracing(provider: Any = None, *, service_name: str = "cas-events") ->
     global _tracer  # noqa: PLW0603 - as OpenTelemetry has it, tracing is the process's
     if _tracer is not None and provider is None:
         return
+    require_traces()
     from cas_events.observe.otel import make_tracer  # noqa: PLC0415 - an optional extra
 
     _tracer = make_tracer(provider, service_name=service_name)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Self
 
 from cas_events.errors import NotReadyError
 from cas_events.jetstream.api import JetStream
+from cas_events.observe.extra import require_metrics
 from cas_events.observe.meter import NO_METER, Meter
 from cas_events.settings import MetricsAddress
 
 if TYPE_CHECKING:
     from cas_events.observe.exposure import Exposure
-    from cas_events.observe.gauges import Row
+    from cas_events.observe.gauges import Gauges, Row
+    from cas_events.observe.prometheus import AgentLabels
     from cas_events.runner.workplace import Workplace
 
 # As Prometheus wants states: one gauge that can be drawn and compared.
@@ -49,6 +51,7 @@ class Observation:
             ObserveExtraMissingError: the extra ``observability`` is not installed.
         """
         if self._address is not None:
+            require_metrics()
             # An optional extra, loaded by whoever has a port.
             from cas_events.observe.exposure import runner_exposure  # noqa: PLC0415
 
@@ -76,7 +79,7 @@ class Observation:
         samples = ServerSamples(js, exposure.bridge, work=(names.commands, names.timers))
         samples.add_to(exposure.gauges)
         exposure.gauges.before = samples.refresh
-        _Rows(place, exposure).add()
+        Rows(place, exposure.agents).add_to(exposure.gauges)
         exposure.health.check = lambda: _require_ready(place, js)
 
 
@@ -95,16 +98,21 @@ async def _require_ready(place: Workplace, js: JetStream) -> None:
     await round_trip(js, place.names, place.source)
 
 
-class _Rows:
-    """Reads the gauges of a workplace."""
+class Rows:
+    """Reads the gauges of a workplace.
 
-    def __init__(self, place: Workplace, exposure: Exposure) -> None:
+    Args:
+        place: what is looked at.
+        agents: whose labels are bounded.
+    """
+
+    def __init__(self, place: Workplace, agents: AgentLabels) -> None:
         self._place = place
-        self._exposure = exposure
+        self._agents = agents
 
-    def add(self) -> None:
+    def add_to(self, gauges: Gauges) -> None:
         """Show them."""
-        add, desk = self._exposure.gauges.add, self._place.desk
+        add, desk = gauges.add, self._place.desk
         add("cas_tasks_running", "Tasks that this process runs.", ("agent",), self._running)
         add("cas_places", "Tasks that this process takes at once.", (), lambda: [((), float(desk.places))])
         add(
@@ -148,7 +156,7 @@ class _Rows:
         )
 
     def _running(self) -> Iterator[Row]:
-        labels = self._exposure.agents
+        labels = self._agents
         for agent_id in self._place.agents:
             yield (labels[agent_id],), 0.0
         for hold in list(self._place.desk.holds.values()):
@@ -157,9 +165,9 @@ class _Rows:
 
     def _breakers(self) -> Iterator[Row]:
         for agent_id, phase, _ in self._place.breakers.phases():
-            if self._exposure.agents[agent_id] == agent_id:  # Of all others together there is no state.
+            if self._agents[agent_id] == agent_id:  # Of all others together there is no state.
                 yield (agent_id,), BREAKER_VALUES[phase]
 
     def _paused(self) -> Iterator[Row]:
         for agent_id, _, is_paused in self._place.breakers.phases():
-            yield (self._exposure.agents[agent_id],), float(is_paused)
+            yield (self._agents[agent_id],), float(is_paused)

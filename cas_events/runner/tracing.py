@@ -30,6 +30,8 @@ def traced(facts: TaskFacts, claim: Claim, last: Last | None) -> tuple[TaskFacts
         traceparent=facts.execute.traceparent,
         before=last.traceparent if last is not None else None,
     )
+    if trace.traceparent is None:
+        return facts, trace
     execute = structs.replace(facts.execute, traceparent=trace.traceparent)
     return structs.replace(facts, execute=execute), trace
 

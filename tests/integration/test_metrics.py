@@ -6,20 +6,26 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from http.client import HTTPConnection
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from cas_events import Client, NonRetryableError, Runner, TaskContext
+from cas_events.domain import events
+from cas_events.domain.breaker import BreakerPolicy
 from cas_events.domain.retry import RetryPolicy
 from cas_events.settings import MetricsAddress, Settings
-from tests.harness.cas import CasProcess
+from cas_events.wire.envelope import EventEncoder
+from tests.harness.cas import Cas, CasProcess
 from tests.harness.cas import running as running_process
-from tests.harness.own_runner import noop, send_raw
+from tests.harness.own_runner import lifecycle, noop, send_raw
 from tests.harness.patience import promised
-from tests.harness.processes import until_served
+from tests.harness.processes import RunnerProcess, until_served
+from tests.harness.server import NatsServer
 from tests.harness.wait import until, until_async
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
@@ -54,6 +60,13 @@ async def scrape(url: str) -> Samples:
 def value(samples: Samples, name: str, **labels: str) -> float | None:
     values = [number for known, number in samples.get(name, []) if labels.items() <= known.items()]
     return sum(values) if values else None
+
+
+async def is_ready(url: str) -> bool:
+    """Whether a process says so; one whose loop waits for its turn on this machine says no."""
+    status, body = await get(url, "/readyz")
+    assert json.loads(body)["status"] == ("ok" if status == 200 else "failed")
+    return status == 200
 
 
 async def metrics_url(process: CasProcess) -> str:
@@ -132,7 +145,7 @@ async def test_the_port_says_that_it_is_ready_and_what_there_is(cas: Client, mak
     async with Served(cas, runner) as served:
         assert urlsplit(served.url).hostname == "127.0.0.1"
         assert (await get(served.url, "/healthz"))[0] == 200
-        assert await get(served.url, "/readyz") == (200, '{"status": "ok"}\n')
+        await until_async(lambda: is_ready(served.url), timeout_s=20)
         status, body = await get(served.url, "/secrets")
         assert (status, json.loads(body)["paths"]) == (404, ["/metrics", "/healthz", "/readyz"])
         names = cas._session.names
@@ -142,7 +155,7 @@ async def test_the_port_says_that_it_is_ready_and_what_there_is(cas: Client, mak
         before = stored.seq
 
         async def tried_again() -> bool:
-            assert (await get(served.url, "/readyz"))[0] == 200
+            await get(served.url, "/readyz")
             newer = await cas._session.js.last_message(names.checkpoints, names.probe)
             return newer is not None and newer.seq > before
 
@@ -170,4 +183,136 @@ async def test_a_projector_tells_how_far_it_is(cas: Client, nats_url: str, deplo
         samples = await until_async(caught_up)
         assert samples is not None
         assert value(samples, "cas_projection_rebuilding") == 0
-        assert (await get(url, "/readyz"))[0] == 200
+        await until_async(lambda: is_ready(url), timeout_s=20)
+
+
+async def test_a_worker_is_ready_again_when_its_server_is(
+    nats_server: NatsServer, deployment: str, tmp_path: Path
+) -> None:
+    environment = {
+        "CAS_NATS_URL": nats_server.url,
+        "CAS_DEPLOYMENT": deployment,
+        "CAS_HOME": str(tmp_path),
+        "CAS_METRICS_PORT": "0",
+    }
+    with Cas(environment).process("worker", "cas_events.agents.samples:runner") as worker:
+        url = await metrics_url(worker)
+        status, body = 0, ""
+
+        async def ready_is(wanted: int) -> bool:
+            nonlocal status, body
+            status, body = await get(url, "/readyz")
+            return status == wanted
+
+        await until_async(lambda: ready_is(200), timeout_s=20)
+        nats_server.kill()
+        try:
+            await until_async(lambda: ready_is(503), timeout_s=20)
+            assert json.loads(body)["reason"]
+            assert (await get(url, "/healthz"))[0] == 200  # It lives, and will be back by itself.
+            assert (await get(url, "/metrics"))[0] == 200
+        finally:
+            nats_server.start()
+        await until_async(lambda: ready_is(200), timeout_s=20)
+
+
+async def test_a_crash_is_redelivered_and_counted_as_a_retry(
+    cas: Client, make_runner, nats_url: str, deployment: str
+) -> None:
+    dying = RunnerProcess(nats_url, deployment, agents="crasher", lease_s=1)
+    try:
+        await until_served(cas, "crasher")
+        task = await cas.submit_task("crasher", {"crashes": 1})
+        await until(dying.is_dead, timeout_s=30)
+    finally:
+        dying.end()
+    runner = make_runner(lease_s=1)
+    runner.agent("crasher")(noop)
+    async with Served(cas, runner) as served:
+        assert (await task.result()).is_success
+        samples = await served.scrape()
+        assert value(samples, "cas_tasks_retried_total", agent="crasher", reason="crash") == 1
+        redelivered = value(samples, "cas_redeliveries_total", agent="crasher", kind="task")
+        assert redelivered is not None
+        assert redelivered >= 1
+        assert value(samples, "cas_tasks_started_total", agent="crasher") is None
+        assert value(samples, "cas_attempts_started_total", agent="crasher") == 1
+
+
+async def test_a_runner_that_was_overruled_counts_what_the_log_refused(cas: Client, make_runner) -> None:
+    runner, begun, go_on = make_runner(lease_s=30), asyncio.Event(), asyncio.Event()
+
+    @runner.agent("slow")
+    async def slow(_ctx: TaskContext, _input: dict) -> dict:
+        begun.set()
+        await go_on.wait()
+        return {}
+
+    async with Served(cas, runner) as served:
+        task = await cas.submit_task("slow")
+        await asyncio.wait_for(begun.wait(), promised(10))
+        [started] = await lifecycle(cas, "slow", task.task_id)
+        encoder = EventEncoder(
+            source="cas/runner/other",
+            task_id=task.task_id,
+            agent_id="slow",
+            attempt=2,
+            correlation_id=task.task_id,
+        )
+        data = b'{"reason":"","requested_by":"","started":true,"tries":1,"command_seq":%d}' % task.seq
+        over = encoder.encode(events.CANCELLED, 0, time.time_ns(), data)
+        subject = cas._session.names.lifecycle("slow", task.task_id)
+        await cas._session.js.append(subject, over, expected_last_seq=started.seq)
+        go_on.set()
+
+        # Its own end is refused, unless the keeper has seen before that the task is not ours any more.
+        async def noticed() -> bool:
+            samples = await served.scrape()
+            refused = value(samples, "cas_fenced_writes_total", agent="slow", event="completed")
+            lost = value(samples, "cas_leases_lost_total", agent="slow")
+            return (refused or 0) + (lost or 0) > 0
+
+        await until_async(noticed)
+        assert value(await served.scrape(), "cas_tasks_finished_total", agent="slow") is None
+
+
+async def test_breakers_and_consumers_and_children_are_shown(cas: Client, make_runner) -> None:
+    runner = make_runner(places=1)
+    policy = BreakerPolicy(calls_min=2, open_s=600.0)
+
+    @runner.agent("bad", max_attempts=1, breaker=policy)
+    async def bad(_ctx: TaskContext, _input: dict) -> dict:
+        raise ValueError("always")
+
+    runner.agent("child")(noop)
+
+    @runner.agent("parent")
+    async def parent(ctx: TaskContext, _input: dict) -> Any:
+        return await ctx.call("child", {})
+
+    async with Served(cas, runner) as served:
+        assert (await cas.execute_task("parent")).is_success
+        for _ in range(2):
+            await cas.execute_task("bad")
+        await cas.submit_task("bad")  # The consumer is paused, or about to be.
+
+        async def shown() -> bool:
+            samples = await served.scrape()
+            commands = cas._session.names.commands
+            waiting = [
+                value(samples, f"cas_consumer_{figure}_messages", stream=commands, consumer="agent-bad")
+                for figure in ("pending", "ack_pending")
+            ]
+            # Let through before the pause, the third one has ended, or it waits.
+            return (
+                None not in waiting
+                and value(samples, "cas_breaker_state", agent="bad") == 2
+                and value(samples, "cas_tasks_running", agent="child") == 0
+                and bool(value(samples, "cas_event_loop_lag_seconds_count"))
+            )
+
+        await until_async(shown, timeout_s=20)
+        samples = await served.scrape()
+        assert value(samples, "cas_client_tasks_submitted_total", agent="child") == 1
+        assert value(samples, "cas_consumer_ack_pending_messages", consumer="wake-child") == 0
+        assert value(samples, "cas_places") == 1

@@ -1,0 +1,192 @@
+"""What being looked at costs a no-op task: metrics, and traces of one task in a hundred and of all.
+
+`python -m benchmarks.observing --cycles 30` prints one JSON document. Four workers serve the same agent on one server,
+each as its variant says, and one client runs tasks on them in turns, a few at a time: in each cycle every variant has
+its turn, in another order, so that what else the machine does meets them all. Traces go by OTLP to a collector that
+takes and forgets them; metrics are scraped every `SCRAPE_S`. The client traces what its worker traces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
+
+from benchmarks.children import START_TIMEOUT_S, cas_worker
+from benchmarks.figures import p50
+from benchmarks.plan import Plan, Sizes
+from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, latencies_ms
+from cas_events import Client
+from cas_events.observe import disable_tracing, enable_tracing
+from cas_events.server import EmbeddedServer
+from cas_events.settings import Settings
+from tests.harness.ports import free_ports
+
+VARIANTS = ("off", "metrics", "sampled", "traced")
+SAMPLED = 0.01
+SCRAPE_S = 5.0
+LATENCIES = 40
+BURST = 300
+
+
+class Sink(ThreadingHTTPServer):
+    """Takes spans and forgets them."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Forgetting)
+        self.requests = 0
+
+
+class _Forgetting(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests += 1  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def sink() -> Iterator[Sink]:
+    with Sink() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def environment_of(variant: str, endpoint: str, port: int) -> dict[str, str]:
+    if variant == "off":
+        return {}
+    environment = {"CAS_METRICS_PORT": str(port)}
+    if variant == "metrics":
+        return environment
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_always_on"}
+    if variant == "sampled":
+        sampler = {
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(SAMPLED),
+        }
+    return {**environment, **sampler, "CAS_TRACING": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+
+
+def providers(endpoint: str) -> dict[str, TracerProvider]:
+    """What the client traces with."""
+    made = {}
+    for variant, sampler in (("sampled", TraceIdRatioBased(SAMPLED)), ("traced", ALWAYS_ON)):
+        made[variant] = TracerProvider(sampler=ParentBased(sampler))
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+        made[variant].add_span_processor(BatchSpanProcessor(exporter))
+    return made
+
+
+async def scrape(ports: list[int]) -> None:
+    while True:
+        for port in ports:
+            url = f"http://127.0.0.1:{port}/metrics"
+            await asyncio.to_thread(lambda url=url: urllib.request.urlopen(url, timeout=10).read())  # type: ignore[misc]
+        await asyncio.sleep(SCRAPE_S)
+
+
+class Turn:
+    """One variant: its client, its worker, and what was measured."""
+
+    def __init__(self, cas: Client, provider: TracerProvider | None, worker_pid: int) -> None:
+        self._cas = cas
+        self._provider = provider
+        self._worker_pid = worker_pid
+        self.measured: dict[str, list[float]] = {
+            "noop_ms": [], "tasks_per_s": [], "worker_us": [], "client_us": []
+        }  # fmt: skip
+
+    async def run(self, _: str) -> None:
+        result = await self._cas.execute_task("noop", {}, wait_for_runner_s=START_TIMEOUT_S)
+        assert result.status == "completed", result
+
+    async def measure(self, cycle: int) -> None:
+        if self._provider is not None:
+            enable_tracing(self._provider)
+        try:
+            latencies = await latencies_ms(self.run, f"{cycle}-", LATENCIES)
+            cpu = CpuMeter(worker_us=self._worker_pid, client_us=os.getpid())
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            async with asyncio.timeout(TASK_TIMEOUT_S * 4):
+                await asyncio.gather(*(self.run("") for _ in range(BURST)))
+            took_s = loop.time() - began_s
+        finally:
+            disable_tracing()
+        values = {"noop_ms": p50(latencies), "tasks_per_s": BURST / took_s, **cpu.us_per(BURST)}
+        if cycle >= 0:
+            for name, value in values.items():
+                self.measured[name].append(value)
+
+
+async def measure(cycles: int) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cas-observing-"))
+        server = stack.enter_context(EmbeddedServer(Path(folder)))
+        endpoint = f"http://127.0.0.1:{stack.enter_context(sink()).server_port}"
+        ports = dict(zip(VARIANTS, free_ports(len(VARIANTS)), strict=True))
+        traced = providers(endpoint)
+        turns = {}
+        for variant in VARIANTS:
+            plan = Plan(url=server.url, deployment=variant, wanted=(), sizes=Sizes())
+            environment = environment_of(variant, endpoint, ports[variant])
+            worker = await stack.enter_async_context(
+                cas_worker(plan, "benchmarks.agents:runner", environment)
+            )
+            settings = Settings(nats_url=server.url, deployment=variant)
+            cas = await stack.enter_async_context(Client(settings=settings))
+            turns[variant] = Turn(cas, traced.get(variant), worker.pid)
+            await turns[variant].run("")
+        scraping = asyncio.create_task(scrape([ports[name] for name in VARIANTS if name != "off"]))
+        for cycle in range(-1, cycles):  # The first one warms up.
+            for place in range(len(VARIANTS)):
+                await turns[VARIANTS[(cycle + place) % len(VARIANTS)]].measure(cycle)
+        scraping.cancel()
+        for provider in traced.values():
+            await asyncio.to_thread(provider.shutdown)
+    return {"cycles": cycles, "variants": {name: turn.measured for name, turn in turns.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cycles", type=int, default=30, help="how often each variant has its turn")
+    report = asyncio.run(measure(parser.parse_args().cycles))
+    for name, measured in report["variants"].items():
+        medians = {figure: round(p50(values), 3) for figure, values in measured.items()}
+        off = report["variants"]["off"]
+        ratios = {
+            figure: round(p50([ours / theirs for ours, theirs in zip(values, off[figure], strict=True)]), 3)
+            for figure, values in measured.items()
+        }
+        print(f"{name}: {medians} ratios {ratios}", file=sys.stderr)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
