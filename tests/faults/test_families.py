@@ -19,6 +19,7 @@ from tests.faults.settled import kinds, settled
 from tests.harness import families
 from tests.harness.faults import at_rest
 from tests.harness.history import History
+from tests.harness.patience import promised
 from tests.harness.processes import lines, settings
 from tests.harness.wait import until, until_async
 
@@ -59,7 +60,7 @@ async def test_a_parents_crash_runs_no_child_twice(
             await until(lambda: "boss 2" in lines(file), timeout_s=30, what="the parent's second attempt")
             Path(body["until"]).touch()
             Path(body["go"]).touch()
-            result = await asyncio.wait_for(task.result(), 30)
+            result = await asyncio.wait_for(task.result(), promised(30.0))
         history = await settled(url, deployment, [task])
 
     assert result.status == "completed"

@@ -63,7 +63,7 @@ class Round:
                     if subject:
                         await publisher.room()
                         publisher.send(subject, body, self._noter(task_id))
-                assert await publisher.drain(30)
+                assert await publisher.drain(promised(30.0))
             await publisher.close()
 
     def _noter(self, task_id: str) -> Any:

@@ -88,8 +88,11 @@ def cut_power(server: NatsServer, disk: Sizes, *streams: str) -> None:
 
 
 async def run_tasks(cas: Client, name: str) -> list[str]:
-    tasks = [await cas.submit_task("noop", task_id=f"{name}{n}", wait_for_runner_s=10) for n in range(TASKS)]
-    return [(await asyncio.wait_for(task.result(), 20)).status for task in tasks]
+    tasks = [
+        await cas.submit_task("noop", task_id=f"{name}{n}", wait_for_runner_s=promised(10.0))
+        for n in range(TASKS)
+    ]
+    return [(await asyncio.wait_for(task.result(), promised(20.0))).status for task in tasks]
 
 
 async def project(url: str, deployment: str, path: Path) -> None:
@@ -99,7 +102,7 @@ async def project(url: str, deployment: str, path: Path) -> None:
         folding = asyncio.create_task(projector.run())
         try:
             async with Client(settings=settings(url, deployment)) as client:
-                waiting = asyncio.create_task(projector.wait_for(await client.last_seq(), 20))
+                waiting = asyncio.create_task(projector.wait_for(await client.last_seq(), promised(20.0)))
                 await asyncio.wait([waiting, folding], return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
         finally:
@@ -146,7 +149,7 @@ async def test_tables_that_run_on_notice_that_the_log_went_back(
         await run_tasks(cas, "kept")
         disk = await synced(server, names.events)
         await run_tasks(cas, "lost")
-        await projector.wait_for(await cas.last_seq(), 20)
+        await projector.wait_for(await cas.last_seq(), promised(20.0))
         cut_power(server, disk, names.events)
         # Whichever looks first: the reader, whose next sequence is beyond the end, or the tables.
         with pytest.raises(
@@ -189,5 +192,5 @@ async def test_what_was_done_for_a_lost_command_is_not_done_again(
         for n in range(TASKS):
             assert names_of(await lifecycle(cas, "noop", f"lost{n}")) == ["started", "completed"]
         await cas.submit_task("sleeper", task_id="began")
-        assert await asyncio.wait_for(cas.cancel_task("began", wait=True), 30) == "requested"
+        assert await asyncio.wait_for(cas.cancel_task("began", wait=True), promised(30.0)) == "requested"
         assert names_of(await lifecycle(cas, "sleeper", "began")) == ["started", "cancelled"]

@@ -71,7 +71,7 @@ async def keep_submitting(cas: Client, tasks: list[Task]) -> None:
     async def call() -> None:
         while True:
             for agent_id, input_ in (("noop", {}), ("ticker", {"ticks": 5})):
-                task = await cas.submit_task(agent_id, input_, wait_for_runner_s=10)
+                task = await cas.submit_task(agent_id, input_, wait_for_runner_s=promised(10.0))
                 tasks.append(task)
                 await task.result()
 
@@ -115,7 +115,7 @@ async def test_a_rolling_deployment_costs_no_tries(
         started: list[Troublemaker] = []
         try:
             for _ in range(generations):
-                tasks.append(await cas.submit_task("ticker", {"ticks": 20}, wait_for_runner_s=20))
+                tasks.append(await cas.submit_task("ticker", {"ticks": 20}, wait_for_runner_s=promised(20.0)))
                 successor = Troublemaker(nats_server.url, deployment, "sleeper,ticker", **OPTIONS)
                 started.append(successor)
                 took_s, code = await terminated(current)

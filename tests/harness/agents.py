@@ -21,7 +21,7 @@ from cas_events.domain.retry import RetryPolicy
 FAST = RetryPolicy(base_s=0.05, cap_s=0.2)
 BOUNDS = {"LEASE_S": "10", "GRACE_S": "5"}
 BLOCKED_S = 120.0
-MOODY_OPEN_S = 1.5
+MOODY_OPEN_S = 2.5  # A test has to look, and to send its tasks, while the breaker is open.
 
 
 async def echo(ctx: TaskContext, input: dict) -> dict:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 
 IS_TORTURE = os.environ.get("TORTURE", "") not in {"", "0"}
-PATIENCE = 4.0  # the processes of a test on a loaded machine are this much slower
-STALL_S = 3.0  # and each may stand still for this long, however short the promise is
+PATIENCE = 6.0  # the processes of a test on a loaded machine are this much slower
+STALL_S = 10.0  # and each may stand still for this long, however short the promise is
 
 
 def promised(seconds: float) -> float:

@@ -19,6 +19,7 @@ from cas_events.errors import (
     NotInTaskError,
 )
 from tests.harness.own_runner import lifecycle, names_of, noop, running, send_raw
+from tests.harness.patience import promised
 from tests.harness.processes import lines
 from tests.harness.wait import until, until_async
 
@@ -336,7 +337,7 @@ async def lifecycle_of(cas: Client, task_id: str) -> list[str]:
 async def test_what_a_parents_other_ends_mean_for_its_children(cas: Client, make_runner, end: str) -> None:
     runner = make_runner()
 
-    @runner.agent("parent", timeout_s=0.5 if end == "timeout" else None)
+    @runner.agent("parent", timeout_s=2.0 if end == "timeout" else None)
     async def parent(ctx: TaskContext, _input: dict) -> dict:
         child = await ctx.spawn("sleeper", {"sleep_s": 60})
         if end == "timeout":
@@ -354,7 +355,7 @@ async def test_what_a_parents_other_ends_mean_for_its_children(cas: Client, make
             await until_async(lambda: deep(cas, child_id, 1), what="the child runs on")
             assert await child.cancel(wait=True) == "requested"
             return
-        outcome = await asyncio.wait_for(child.result(), 10)
+        outcome = await asyncio.wait_for(child.result(), promised(10.0))
     assert result.status == "failed"
     assert (outcome.status, outcome.reason) == ("cancelled", f"the parent task {result.task_id} failed")
 
@@ -362,13 +363,13 @@ async def test_what_a_parents_other_ends_mean_for_its_children(cas: Client, make
 async def test_a_child_may_be_cancelled_and_bounded_by_its_parent(cas: Client, make_runner) -> None:
     runner = make_runner()
 
-    @runner.agent("parent", idle_timeout_s=0.4)
+    @runner.agent("parent", idle_timeout_s=1.5)
     async def parent(ctx: TaskContext, _input: dict) -> dict:
         child = await ctx.spawn("sleeper")
         assert await child.cancel("changed my mind", wait=True) == "requested"
         cancelled = await child.result()
         with pytest.raises(ChildTaskError, match="timeout"):
-            await ctx.call("sleeper", {"n": 2}, timeout_s=0.8)  # Waiting is not idling.
+            await ctx.call("sleeper", {"n": 2}, timeout_s=2.0)  # Waiting is not idling.
         # Who stops waiting leaves the child alone: the same call finds it again.
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -507,16 +508,16 @@ async def test_the_keepers_end_of_a_blocked_parent_goes_down_too(cas: Client, ma
     """The loop is blocked when the time is over, so the keeper thread ends the task and others look after its children."""
     runner = make_runner(grace_s=0.2)
 
-    @runner.agent("blocking", timeout_s=0.2)
+    @runner.agent("blocking", timeout_s=1.5)
     async def blocking(ctx: TaskContext, _input: dict) -> dict:
         await ctx.spawn("sleeper")
-        time.sleep(3.5)
+        time.sleep(4.5)
         return {}
 
     runner.agent("sleeper")(sleeper)
     async with running(cas, runner):
         result = await cas.execute_task("blocking")
         [child_id] = await children_of(cas, result.task_id)
-        child = await asyncio.wait_for((await cas.task(child_id)).result(), 20)
+        child = await asyncio.wait_for((await cas.task(child_id)).result(), promised(20.0))
     assert (result.status, result.reason) == ("failed", "timeout")
     assert child.status == "cancelled"

@@ -26,6 +26,11 @@ async def serve(cas: Client, agent_id: str, runners: int) -> bool:
     return (await status(cas, agent_id)).runners == runners
 
 
+async def are_there(cas: Client, *pids: int) -> bool:
+    """Whether these runners answer, and no others; one that has no processor for a moment comes late."""
+    return sorted(runner.pid for runner in await cas.runners()) == sorted(pids)
+
+
 async def test_a_killed_runner_is_gone_within_three_beats_and_leaves_no_word(
     cas: Client, nats_url: str, deployment: str
 ) -> None:
@@ -34,8 +39,8 @@ async def test_a_killed_runner_is_gone_within_three_beats_and_leaves_no_word(
         serving(nats_url, deployment, "echo") as second,
     ):
         await until_async(lambda: serve(cas, "echo", 2))
-        assert (await status(cas, "noop")).runners == 1
-        assert {runner.pid for runner in await cas.runners()} == {first.pid, second.pid}
+        await until_async(lambda: serve(cas, "noop", 1))
+        await until_async(lambda: are_there(cas, first.pid, second.pid))
         first.kill()
         await until_async(lambda: serve(cas, "echo", 1), timeout_s=GONE_AFTER_S)
         alone = await status(cas, "noop")

@@ -20,6 +20,7 @@ from cas_events.domain.events import Event
 from cas_events.domain.retry import RetryPolicy
 from cas_events.runner.graphs.threads import STRICT_RESUME
 from tests.harness.own_runner import lifecycle, names_of, running
+from tests.harness.patience import promised
 from tests.harness.wait import until_async
 
 ASKED = ["started", "interrupted"]
@@ -76,7 +77,7 @@ async def asked(cas: Client, task_id: str, count: int = 1) -> list[Interrupt]:
 
 
 async def result_of(cas: Client, task_id: str) -> Any:
-    return await asyncio.wait_for((await cas.task(task_id)).result(), 20)
+    return await asyncio.wait_for((await cas.task(task_id)).result(), promised(20.0))
 
 
 async def raw_answer(cas: Client, agent: str, task_id: str, interrupt_id: str, body: bytes) -> None:
@@ -94,7 +95,7 @@ async def test_a_question_frees_the_runner_and_its_answer_goes_on(cas: Client, m
         [question] = await asked(cas, "a1")
         assert (question.value, question.schema) == ({"publish": "draft"}, None)
         assert await cas.resume_task("a1", question.id, "yes") == "accepted"
-        result = await asyncio.wait_for(task.result(), 20)
+        result = await asyncio.wait_for(task.result(), promised(20.0))
 
     assert result.status == "completed"
     assert result.output == {"text": "x", "said": ["worked x", "yes", "worked x"]}
@@ -308,7 +309,7 @@ async def test_a_cancel_wins_over_a_stored_answer(cas: Client, make_runner) -> N
     assert await cas.cancel_task("both") == "requested"
     assert await cas.resume_task("both", question.id, True) == "accepted"
     async with running(cas, make()):
-        result = await asyncio.wait_for(task.result(), 20)
+        result = await asyncio.wait_for(task.result(), promised(20.0))
 
     assert result.status == "cancelled"
     assert names_of(await lifecycle(cas, "approve", "both")) == [*ASKED, "cancelled"]
@@ -319,7 +320,7 @@ async def test_execute_waits_through_a_question_and_stream_shows_it(cas: Client,
     runner.register("approve", graph(ask=asking("ok?")))
 
     async with running(cas, runner):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(promised(30.0)):
             seen = []
             async for event in cas.stream_task("approve", task_id="s"):
                 seen.append(event)
@@ -343,7 +344,7 @@ async def test_a_question_may_have_a_time_limit(cas: Client, make_runner, defaul
     runner.register("timed", graph(ask=asking("ok?")), interrupt_timeout_s=0.3, **options)
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("timed", task_id="t"), 20)
+        result = await asyncio.wait_for(cas.execute_task("timed", task_id="t"), promised(20.0))
 
     if default:
         assert result.output["said"] == [{"approve": False}]
@@ -371,7 +372,7 @@ async def test_a_question_that_has_no_json_form_fails_the_task(cas: Client, make
     runner.register("odd", graph(ask=asking({"what": float("nan")})))
 
     async with running(cas, runner):
-        result = await asyncio.wait_for(cas.execute_task("odd"), 20)
+        result = await asyncio.wait_for(cas.execute_task("odd"), promised(20.0))
 
     assert (result.status, result.reason, result.error["type"]) == ("failed", "error", "NotJsonError")
 

@@ -58,7 +58,7 @@ async def test_everything_is_stored_once_and_in_order(sender: Sender) -> None:
     for n in range(20_000):
         await sender.publisher.room()
         sender.send(n)
-    assert await sender.publisher.drain(30)
+    assert await sender.publisher.drain(promised(30.0))
     assert [sender.outcomes[n].seq for n in range(20_000)] == list(range(1, 20_001))
     assert all(outcome.is_stored for outcome in sender.outcomes.values())
     assert sender.publisher.resent == 0
@@ -71,7 +71,7 @@ async def test_window_is_a_window(sender: Sender) -> None:
         sent += 1
     assert (sent, publisher.in_flight, publisher.has_room) == (10, 10, False)
     await publisher.room()
-    assert await publisher.drain(5)
+    assert await publisher.drain(promised(5.0))
     publisher.send(f"{sender.name}.x", b"x" * 100_000)
     assert not publisher.has_room, "the bytes are a window, too"
     await publisher.close()
@@ -83,7 +83,7 @@ async def test_far_beyond_the_window_is_refused_at_once(sender: Sender) -> None:
     for _ in range(100):
         publisher.send(f"{sender.name}.x", b"1", outcomes.append)
     assert [outcome.reason for outcome in outcomes] == ["overload"] * 60
-    assert await publisher.drain(5)
+    assert await publisher.drain(promised(5.0))
     assert sum(outcome.is_stored for outcome in outcomes) == 40
     await publisher.close()
 
@@ -93,7 +93,7 @@ async def test_refusal_has_its_code(sender: Sender) -> None:
     await sender.js.create_stream({"name": full, "subjects": [full], "max_msgs": 1, "discard": "new"})
     for n in range(3):
         sender.send(n, full)
-    assert await sender.publisher.drain(5)
+    assert await sender.publisher.drain(promised(5.0))
     assert [(outcome.is_stored, outcome.err_code) for _, outcome in sorted(sender.outcomes.items())] == [
         (True, 0),
         (False, 10077),
@@ -115,7 +115,7 @@ async def test_raising_callback_keeps_nothing_from_the_others(sender: Sender) ->
 
     sender.publisher.send(f"{sender.name}.x", b"0", fail)
     sender.send(1)
-    assert await sender.publisher.drain(5)
+    assert await sender.publisher.drain(promised(5.0))
     assert sender.outcomes[1].is_stored
 
 
@@ -151,16 +151,16 @@ async def test_unanswered_message_goes_out_again(
             await until(lambda: sender.publisher.resent)
         finally:
             nats_server.thaw()
-        assert await sender.publisher.drain(5)
+        assert await sender.publisher.drain(promised(5.0))
         assert sender.outcomes[1].is_stored
         assert (await sender.stored())[1] >= 1
         await sender.publisher.close()
 
 
 async def test_message_that_nobody_stores_is_given_up(connection: Connection, deployment: str) -> None:
-    sender = Sender(connection, deployment, timeout_s=0.25, give_up_s=1)
+    sender = Sender(connection, deployment, timeout_s=0.25, give_up_s=2)
     sender.send(1, "no.stream.here")
-    assert await sender.publisher.drain(5)
+    assert await sender.publisher.drain(promised(5.0))
     assert sender.outcomes[1] == PublishOutcome(reason="unknown")
     assert sender.publisher.resent > 0
     await sender.publisher.close()
@@ -171,7 +171,7 @@ async def test_stream_that_comes_late_gets_the_message(connection: Connection, d
     sender.send(1)
     await until(lambda: sender.publisher.resent)
     await sender.js.create_stream({"name": deployment, "subjects": [f"{deployment}.>"]})
-    assert await sender.publisher.drain(5)
+    assert await sender.publisher.drain(promised(5.0))
     assert sender.outcomes[1].is_stored
     await sender.publisher.close()
 
@@ -183,7 +183,7 @@ async def test_sent_while_down_goes_out_at_the_reconnect(nats_server: NatsServer
         sender.send(n)
     assert not await sender.publisher.drain(0.05)
     nats_server.start()
-    assert await sender.publisher.drain(10)
+    assert await sender.publisher.drain(promised(10.0))
     assert all(outcome.is_stored for outcome in sender.outcomes.values())
 
 

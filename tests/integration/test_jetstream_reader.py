@@ -34,7 +34,7 @@ class Log:
         for n in range(start, start + count):
             await publisher.room()
             publisher.send(f"{self.name}.{kind}", (b"%d" % n).ljust(size))
-        assert await publisher.drain(30)
+        assert await publisher.drain(promised(30.0))
         await publisher.close()
 
     async def last_seq(self) -> int:

@@ -135,7 +135,7 @@ async def test_a_fault_of_the_keeper_is_survived(
 
         monkeypatch.setattr(Intake, "ask", fail_once)
         await until(lambda: not faults, what="the fault")
-        task = await cas.submit_task("noop", wait_for_runner_s=10)
+        task = await cas.submit_task("noop", wait_for_runner_s=promised(10.0))
         result = await asyncio.wait_for(task.result(), promised(10.0))
 
     assert result.is_success

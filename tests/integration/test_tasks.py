@@ -176,7 +176,7 @@ async def test_an_unserved_agent_is_said_at_once_or_waited_for(cas: Client, nats
 
 async def test_a_client_waits_for_a_runner(nats_server, deployment: str) -> None:
     async with Client(settings=settings(nats_server.url, deployment)) as client:
-        waiting = asyncio.create_task(client.execute_task("noop", wait_for_runner_s=30))
+        waiting = asyncio.create_task(client.execute_task("noop", wait_for_runner_s=promised(30.0)))
         process = RunnerProcess(nats_server.url, deployment, agents="noop")
         try:
             assert (await waiting).status == "completed"

@@ -14,6 +14,7 @@ from langgraph.types import interrupt
 
 from cas_events import Client, JetStreamSaver, Runner
 from tests.harness.own_runner import lifecycle, names_of, running
+from tests.harness.patience import promised
 from tests.harness.processes import settings
 from tests.harness.wait import until, until_async
 
@@ -65,7 +66,7 @@ async def say(cas: Client, word: str, strategy: str | None = None, thread: str =
 
 
 async def result(task: Any) -> Any:
-    return await asyncio.wait_for(task.result(), 30)
+    return await asyncio.wait_for(task.result(), promised(30.0))
 
 
 async def is_settled(cas: Client) -> bool:

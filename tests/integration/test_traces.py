@@ -23,6 +23,7 @@ from cas_events.wire.subjects import Names
 from projections.projector import Projector
 from projections.queries import query_file
 from tests.harness.own_runner import noop, running
+from tests.harness.patience import promised
 from tests.harness.pids import gone_within, is_alive
 from tests.harness.processes import lines
 from tests.harness.wait import until, until_async
@@ -65,7 +66,7 @@ async def test_a_cancel_whose_id_is_no_token_is_a_dead_letter(
     async with await Connection.open(nats_server.url, name="projection") as connection:
         projector = await Projector.open(connection, Names(names.deployment), path)
         folding = asyncio.create_task(projector.run())
-        await projector.wait_for((await js.stream_info(names.events)).state.last_seq, 30)
+        await projector.wait_for((await js.stream_info(names.events)).state.last_seq, promised(30.0))
         projector.stop()
         await folding
         await projector.close()
@@ -93,7 +94,7 @@ async def test_a_wake_that_has_done_its_work_is_gone(cas: Client, make_runner) -
         return {}
 
     async with running(cas, runner):
-        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 1.5))
+        soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 5))
         results = await asyncio.gather(cas.execute_task("flaky"), cas.execute_task("flaky", not_before=soon))
 
         async def is_empty() -> bool:
@@ -146,7 +147,7 @@ async def test_numbers_beyond_all_bounds_stop_nobody(cas: Client, make_runner) -
     await js.append(names.lifecycle("noop", "huge"), foreign.encode())
     await js.append(names.execute("noop", "huge"), b"{}")
     async with running(cas, runner):
-        result = await asyncio.wait_for((await cas.task("huge")).result(), 20)
+        result = await asyncio.wait_for((await cas.task("huge")).result(), promised(20.0))
     assert result.status == "completed"
 
 
@@ -163,7 +164,7 @@ async def test_an_output_that_cannot_be_stored_is_counted(cas: Client, make_runn
     async with running(cas, runner):
         config: dict[str, Any] = (await js.stream_info(names.blobs)).config
         await js.call(f"STREAM.UPDATE.{names.blobs}", {**config, "max_bytes": 100_000})
-        result = await asyncio.wait_for(cas.execute_task("large"), 30)
+        result = await asyncio.wait_for(cas.execute_task("large"), promised(30.0))
 
     assert result.status == "completed"
     said = [event.data async for event in cas.replay(task_id=result.task_id) if event.type == "cas.log"]
@@ -178,8 +179,8 @@ async def test_large_values_are_hashed_while_agents_hold_every_thread(js: JetStr
         loop.set_default_executor(pool)
         held = loop.run_in_executor(None, enough.wait)
         try:
-            name = await asyncio.wait_for(blobs.put(b"x" * 1_000_000), 20)
-            data = await asyncio.wait_for(blobs.get(name, max_bytes=1_000_000), 20)
+            name = await asyncio.wait_for(blobs.put(b"x" * 1_000_000), promised(20.0))
+            data = await asyncio.wait_for(blobs.get(name, max_bytes=1_000_000), promised(20.0))
         finally:
             enough.set()
             await held
