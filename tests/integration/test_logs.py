@@ -138,7 +138,13 @@ async def test_errors_and_bound_fields_are_in_the_line(cas: Client, make_runner)
         return {}
 
     async with running(cas, runner):
-        stdlib, bound, unfit = await said(cas, "failing")
+        task = await cas.submit_task("failing", {})
+        await task.result()
+        events = [event async for event in cas.replay(task_id=task.task_id, type="cas.log")]
+    assert {(event.task_id, event.agent_id, event.attempt) for event in events} == {
+        (task.task_id, "failing", 1)
+    }
+    stdlib, bound, unfit = [event.data for event in events]
     for line in (stdlib, bound):
         assert line["level"] == "error"
         assert line["metadata"]["request"] == "r-1"
