@@ -25,6 +25,7 @@ from cas_events.jetstream.topology import ensure_streams
 from cas_events.observe.tracing import enable_tracing
 from cas_events.reading import Choice, FollowFrom, ReplayOptions, follow, replay
 from cas_events.results import TaskResult, result_from
+from cas_events.schedule_client import ScheduleMethods
 from cas_events.session import CancelAnswer, Session, Task
 from cas_events.settings import Settings
 from cas_events.sql_client import ArrowResult, query, query_arrow
@@ -34,7 +35,7 @@ from cas_events.uuid7 import uuid7
 from cas_events.wire.subjects import Names
 
 
-class Client(StateMethods, FleetMethods):
+class Client(StateMethods, FleetMethods, ScheduleMethods):
     """A connection to a deployment, from any process.
 
     Args:

@@ -11,6 +11,7 @@ from cas_events.cli import (
     look,
     rebuilding,
     resume,
+    schedules,
     serve,
     snapshot,
     start,
@@ -52,6 +53,7 @@ app.command("run", rich_help_panel=START)(start.run)
 app.command("retry", rich_help_panel=START)(start.retry)
 app.command("resume", rich_help_panel=START)(resume.resume)
 app.command("cancel", rich_help_panel=START)(start.cancel)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=START)
 app.command("tasks", rich_help_panel=LOOK)(tables.tasks)
 app.add_typer(agents.app, name="agents", rich_help_panel=LOOK)
 app.command("tree", rich_help_panel=LOOK)(tree.tree)

@@ -137,8 +137,6 @@ def read_input(text: str | None, file: Path | None) -> dict[str, Any]:
     Raises:
         typer.BadParameter: it is no JSON object, or there are two.
     """
-    from cas_events.wire.jsonvalue import decode_json  # noqa: PLC0415 - see the package's docstring
-
     if text is not None and file is not None:
         raise typer.BadParameter(
             "give the input as an argument or by --input-file, not both", param_hint="JSON"
@@ -147,12 +145,23 @@ def read_input(text: str | None, file: Path | None) -> dict[str, Any]:
         raw, where = file.read_bytes(), str(file)
     else:
         raw, where = (sys.stdin.buffer.read(), "standard input") if text == "-" else _argument(text)
+    return read_object(raw, where, "JSON")
+
+
+def read_object(raw: bytes, where: str, option: str) -> dict[str, Any]:
+    """A JSON object that was typed.
+
+    Raises:
+        typer.BadParameter: it is none; the error says where it is from.
+    """
+    from cas_events.wire.jsonvalue import decode_json  # noqa: PLC0415 - see the package's docstring
+
     try:
         value = decode_json(raw)
     except WireError as error:
-        raise typer.BadParameter(f"{where} {_NOT_AN_OBJECT}: {error}", param_hint="JSON") from error
+        raise typer.BadParameter(f"{where} {_NOT_AN_OBJECT}: {error}", param_hint=option) from error
     if not isinstance(value, dict):
-        raise typer.BadParameter(f"{where} {_NOT_AN_OBJECT}", param_hint="JSON")
+        raise typer.BadParameter(f"{where} {_NOT_AN_OBJECT}", param_hint=option)
     return value
 
 

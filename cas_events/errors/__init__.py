@@ -57,6 +57,7 @@ from cas_events.errors.samples import (
     ToolFailedError,
     ToolsMissingError,
 )
+from cas_events.errors.schedules import InvalidScheduleError, ScheduleExistsError, UnknownScheduleError
 from cas_events.errors.servers import (
     ConnectionLostError,
     NoRespondersError,
@@ -111,6 +112,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidLimitError",
     "InvalidNameError",
+    "InvalidScheduleError",
     "InvalidStateError",
     "InvalidSubjectError",
     "LogCutError",
@@ -136,6 +138,7 @@ __all__ = [
     "QueryError",
     "QueueFullError",
     "RefusedError",
+    "ScheduleExistsError",
     "ServerError",
     "ServerFeatureError",
     "ServerNotConfiguredError",
@@ -155,6 +158,7 @@ __all__ = [
     "ToolsMissingError",
     "TopologyMismatchError",
     "UnknownAgentError",
+    "UnknownScheduleError",
     "UnknownTaskError",
     "VerificationError",
     "WireError",

@@ -164,10 +164,12 @@ def _output(names: Names) -> StreamSpec:
 
 
 def _timers(names: Names) -> StreamSpec:
-    cron = f"{names.deployment}.due.cron.*"
     return StreamSpec(
         names.timers,
-        {"subjects": [names.timer("*", "*"), names.due("*", "*", "*"), cron], "allow_msg_schedules": True},
+        {
+            "subjects": [names.timer("*", "*"), names.due("*", "*", "*"), names.cron_due("*")],
+            "allow_msg_schedules": True,
+        },
         {"allow_direct": True},
     )
 
@@ -215,7 +217,7 @@ def wake_consumer(deployment: str, agent: str, lease_s: float, max_ack_pending: 
 def cron_consumer(deployment: str, lease_s: float) -> ConsumerSpec:
     """The fired cron schedules."""
     names = Names(deployment)
-    return ConsumerSpec(names.timers, "cron", (f"{deployment}.due.cron.*",), lease_s, 1000)
+    return ConsumerSpec(names.timers, "cron", (names.cron_due("*"),), lease_s, 1000)
 
 
 async def ensure_streams(

@@ -64,6 +64,7 @@ async def ignore(
     source: str,
     command: tuple[int, str, bytes],
     reason: str,
+    stream: str = "CAS_COMMANDS",
 ) -> None:
     """Leave a trace of a command (sequence, subject, body) that answers nothing (PROTOCOL section 2)."""
     seq, subject, body = command
@@ -79,7 +80,7 @@ async def ignore(
             "reason": reason,
             "raw": base64.b64encode(body).decode(),
         },
-        causation_id=f"CAS_COMMANDS:{seq}",
+        causation_id=f"{stream}:{seq}",
     )
 
 

@@ -24,9 +24,9 @@ class Source:
     """One work consumer that the keeper pulls from.
 
     Attributes:
-        kind: ``task`` (execute and resume), ``wake`` or ``cancel``.
+        kind: ``task`` (execute and resume), ``wake``, ``cancel`` or ``cron``.
         spec: the consumer, as it would be made.
-        agent_id: the agent that it serves; empty for ``cancel``.
+        agent_id: the agent that it serves; empty for ``cancel`` and ``cron``.
         ack_wait_s: the server's redelivery time: the lease.
     """
 
@@ -39,6 +39,11 @@ class Source:
     def consumer(self) -> str:
         """The consumer's durable name, unique among a runner's sources."""
         return self.spec.name
+
+    @property
+    def takes_places(self) -> bool:
+        """Whether what it brings fills a place until it is done: tasks do."""
+        return self.kind in {"task", "wake"}
 
     def task_key(self, subject: str) -> TaskKey:
         """What a delivered subject is about: `cas.cmd.execute.A.T`, `cas.cmd.resume.A.T.I`, `cas.due.A.T.n`."""
@@ -129,7 +134,7 @@ class Desk:
         """On the event loop: take an offered delivery; False if the keeper has given it back meanwhile."""
         if self.offers.pop(id(offer), None) is None:
             return False
-        if offer.source.kind != "cancel":
+        if offer.source.takes_places:
             self.in_hand[id(offer)] = offer
         return True
 

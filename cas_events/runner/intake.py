@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 LAG_MAX_S = 0.25
 APPETITE_IDLE_MAX = 8
-CANCEL_BATCH = 256
+PLACELESS_BATCH = 256
 PAUSE_S = 0.25  # after a pull that the server did not serve
 SCARCE_EXPIRES_S = 0.1  # a pull that nothing answers gives its place to the next source in line so soon
 SCARCE_FOR_S = 2.0
@@ -73,7 +73,7 @@ class Intake:
         self._ask_at_s: dict[str, float] = {}
         # Whoever found no free place is first in line for the next one: otherwise the idle pulls of the first agents
         # would leave the last ones without any, for good.
-        self._line = deque(source for source in sources if source.kind != "cancel")
+        self._line = deque(source for source in sources if source.takes_places)
         self._scarce_until_s = 0.0
         self._is_open = False
         tasks = sum(source.kind == "task" for source in sources)
@@ -100,8 +100,8 @@ class Intake:
         if not self._takes or self._loop_lags() or self._storage.is_tight:
             return
         for source in self._sources:
-            if source.kind == "cancel":
-                self._ask_cancels(source)
+            if not source.takes_places:
+                self._ask_many(source)
         for _ in range(len(self._line)):
             if not self._ask_one(self._line[0]):
                 self._scarce_until_s = time.monotonic() + SCARCE_FOR_S
@@ -161,7 +161,7 @@ class Intake:
 
     def _adopt(self, source: Source, delivery: Delivery) -> bool:
         """Whether it is the governing command of a task held here, delivered once more: it is renewed from now on."""
-        if delivery.delivered == 1 or source.kind == "cancel":
+        if delivery.delivered == 1 or not source.takes_places:
             return False
         hold = self._desk.holds.get(source.task_key(delivery.subject))
         if hold is None or hold.is_lost:
@@ -172,9 +172,9 @@ class Intake:
         hold.renew_at_s = 0.0
         return True
 
-    def _ask_cancels(self, source: Source) -> None:
-        if self._queues[source.consumer].outstanding * 2 <= CANCEL_BATCH:
-            self._send_pull(source, CANCEL_BATCH, expires_s=source.ack_wait_s / 3)
+    def _ask_many(self, source: Source) -> None:
+        if self._queues[source.consumer].outstanding * 2 <= PLACELESS_BATCH:
+            self._send_pull(source, PLACELESS_BATCH, expires_s=source.ack_wait_s / 3)
 
     def _ask_one(self, source: Source) -> bool:
         """Ask for what one source may bring; False if it could use a place and there is none."""
@@ -214,7 +214,7 @@ class Intake:
     def _reserved(self) -> int:
         """Places that open pulls may still fill."""
         return sum(
-            self._queues[source.consumer].outstanding for source in self._sources if source.kind != "cancel"
+            self._queues[source.consumer].outstanding for source in self._sources if source.takes_places
         )
 
     def _pull_ended(self, js: JetStream, source: Source, end: PullEnd) -> None:

@@ -13,6 +13,7 @@ from cas_events.runner.functions import annotated_schema, is_agent_function
 from cas_events.runner.isolation import runnable
 from cas_events.runner.log_bridge import lower_to
 from cas_events.runner.registry import AgentOptions, AgentSpec
+from cas_events.wire.subjects import CRON
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ class Registrations:
 
         Raises:
             InvalidNameError: the name is no token.
-            ValueError: an option is out of range, or the name is taken.
+            ValueError: an option is out of range, or the name is taken or reserved.
             TypeError: the function does not take a context and an input.
         """
 
         def register(function: F) -> F:
+            if agent_id == CRON:
+                raise ValueError(f"agent {agent_id!r}: the name is that of schedules; choose another one")
             if agent_id in self._agents:
                 raise ValueError(f"agent {agent_id!r} is registered twice")
             if not is_agent_function(function):

@@ -32,6 +32,7 @@ from cas_events.jetstream.topology import (
     ack_wait_s,
     agent_consumer,
     cancel_consumer,
+    cron_consumer,
     ensure_consumer,
     ensure_streams,
     wake_consumer,
@@ -41,6 +42,7 @@ from cas_events.runner import agent_events
 from cas_events.runner.breakers import Breakers
 from cas_events.runner.cancels import Cancels
 from cas_events.runner.containment import task_factory
+from cas_events.runner.crons import Crons
 from cas_events.runner.dispatch import Dispatcher
 from cas_events.runner.holds import Desk, Offer, Source
 from cas_events.runner.isolation import require_no_child
@@ -224,14 +226,15 @@ class Runner(Registrations):
         self, group: asyncio.TaskGroup, place: Workplace, observation: Observation
     ) -> None:
         assert self._stop is not None
-        self._dispatcher, self._cancels = Dispatcher(place), Cancels(place)
+        self._dispatcher, self._cancels, self._crons = Dispatcher(place), Cancels(place), Crons(place)
         heard = await place.connection.subscribe(place.names.cancel("*"), self._cancels.hear)
         await place.connection.flush()
         await self.describe()
         for spec in self._agents.values():
             await agent_events.register(place.js, place.names, spec, source=place.source)
         await place.breakers.open()
-        background = [group.create_task(_beat(place.keeper)), group.create_task(place.breakers.run())]
+        work = (_beat(place.keeper), place.breakers.run(), self._crons.mend())
+        background = [group.create_task(one) for one in work]
         try:
             await place.keeper.start()
             observation.watch(place)
@@ -251,7 +254,10 @@ class Runner(Registrations):
 
     async def _sources(self, js: JetStream, names: Names) -> list[Source]:
         """Make or adopt the consumers to pull from."""
-        specs = [("cancel", "", cancel_consumer(names.deployment, self._lease_s))]
+        specs = [
+            ("cancel", "", cancel_consumer(names.deployment, self._lease_s)),
+            ("cron", "", cron_consumer(names.deployment, self._lease_s)),
+        ]
         for agent_id in self._agents:
             task = agent_consumer(names.deployment, agent_id, self._lease_s, AGENT_PLACES_FLEET)
             wake = wake_consumer(names.deployment, agent_id, self._lease_s, AGENT_PLACES_FLEET)
@@ -278,6 +284,8 @@ class Runner(Registrations):
         try:
             if offer.source.kind == "cancel":
                 await self._cancels.handle(offer)
+            elif offer.source.kind == "cron":
+                await self._crons.handle(offer)
             else:
                 await self._dispatcher.handle(offer)
         except Exception:  # Whatever it was, the command is still in the log and will be delivered again.

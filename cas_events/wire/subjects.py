@@ -12,6 +12,9 @@ from cas_events.domain.tokens import is_token
 
 _T = r"[A-Za-z0-9_-]{1,64}"  # a token, as in domain.tokens
 
+# Stands where an agent's name would: schedules have their state, timers and due times there, so no agent is called so.
+CRON = "cron"
+
 EVENT_CLASSES = ("task", "step", "progress", "log")
 
 
@@ -122,6 +125,14 @@ class Names:
         """Subject on which a schedule fires: the wake of attempt ``n``, 0 for a first start."""
         return f"{self.deployment}.due.{agent}.{task}.{n}"
 
+    def schedule(self, name: str) -> str:
+        """Subject of a recurring schedule's timer, which holds its next due time."""
+        return self.timer(CRON, name)
+
+    def cron_due(self, name: str) -> str:
+        """Subject on which a recurring schedule fires."""
+        return f"{self.deployment}.due.{CRON}.{name}"
+
     # --- checkpoints; what is below a thread is `wire.threads`' --------------------------------------------------------
 
     @property
@@ -192,6 +203,13 @@ class Names:
         match subject.split("."):
             case [self.deployment, "due", agent, task, n] if _all_tokens(agent, task) and n.isdecimal():
                 return agent, task, int(n)
+        return None
+
+    def parse_cron_due(self, subject: str) -> str | None:
+        """Read the name of the schedule of a fired timer's subject; None if it is none of ours."""
+        match subject.split("."):
+            case [self.deployment, "due", "cron", name] if is_token(name):
+                return name
         return None
 
     def parse_task_event(self, subject: str) -> EventSubject | None:

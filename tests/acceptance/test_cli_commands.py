@@ -12,6 +12,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -428,3 +429,97 @@ def test_log_of_a_process_is_json_lines_when_nobody_watches(cas: Cas, worker: Ca
     [line] = [json.loads(line) for line in worker.err if "runner ready" in line]
     assert (line["level"], line["service"]) == ("info", "runner")
     assert line["logger"] == "cas_events.runner.worker"
+
+
+# --- what starts later, or again and again: all of it far in the future --------------------------------------------------
+
+
+def test_a_delayed_task_is_listed_with_its_due_time_and_cancelled(
+    cas: Cas, worker: CasProcess, projector: CasProcess
+) -> None:
+    before = datetime.now(UTC)
+    begun = cas("run", "greeter", "--delay", "86400", "--detach", "--task-id", "tomorrow")
+    after = datetime.now(UTC)
+    at = cas(
+        "run", "greeter", "--not-before", "2126-01-01T00:00:00+01:00", "--detach", "--task-id", "much-later"
+    )
+    assert [begun.code, at.code] == [0, 0], begun.err + at.err
+    # What is done next puts both commands into the tables: they are older than its event.
+    settle(cas, cas("run", "greeter", "--json"))
+
+    rows = {row["task_id"]: row for row in cas("tasks", "--status", "queued", "--json").json}
+    due = datetime.fromisoformat(rows["tomorrow"]["not_before"])
+    assert before <= due - timedelta(days=1) <= after
+    assert rows["much-later"]["not_before"] == "2126-01-01T00:00:00+01:00"
+    local = datetime.fromisoformat("2126-01-01T00:00:00+01:00").astimezone()
+    assert f"queued, due {local:%Y-%m-%d %H:%M:%S}" in " ".join(cas("tasks").out.split())
+
+    for task in ("tomorrow", "much-later"):
+        assert cas("cancel", task, "--wait").out == f"task {task}: requested, cancelled\n"
+
+
+def test_a_schedule_is_added_listed_paused_resumed_and_cancelled(cas: Cas, worker: CasProcess) -> None:
+    said = (
+        "nightly",
+        "greeter",
+        "0 2 1 1 *",
+        '{"name": "Ada"}',
+        "--time-zone",
+        "Europe/Berlin",
+        "--by",
+        "Eve",
+    )
+    made = cas("schedules", "add", *said, "--missed", "skip", "--metadata", '{"team": "a"}', "--json")
+    assert (made.code, made.err) == (0, "")
+    assert (made.json["name"], made.json["input"], made.json["missed"]) == (
+        "nightly",
+        {"name": "Ada"},
+        "skip",
+    )
+    assert (made.json["created_by"], made.json["metadata"]) == ("Eve", {"team": "a"})
+    due = datetime.fromisoformat(made.json["next_due"])
+    assert (due.month, due.day, due.hour) == (1, 1, 1), "two o'clock in Berlin is one in UTC"
+
+    assert cas("schedules", "--json").json == cas("schedules", "list", "--json").json == [made.json]
+    shown = cas("schedules").out
+    assert "nightly" in shown
+    assert f"{due.astimezone():%Y-%m-%d %H:%M:%S}" in shown
+
+    assert cas("schedules", "pause", "nightly").out == "schedule nightly: paused\n"
+    assert cas("schedules", "--json").json[0]["is_paused"] is True
+    again = cas("schedules", "pause", "nightly", "--json")
+    assert again.json == {"name": "nightly", "answer": "already_paused"}
+    assert cas("schedules", "resume", "nightly").out == "schedule nightly: resumed\n"
+    assert cas("schedules", "cancel", "nightly").out == "schedule nightly: cancelled\n"
+    assert cas("schedules", "--json").json == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("run", "greeter", "--delay", "-1"), "--delay"),
+        (("run", "greeter", "--delay", "inf"), "not_before"),
+        (("run", "greeter", "--not-before", "tomorrow"), "not_before"),
+        (("run", "greeter", "--not-before", "2026-11-22T09:00:00"), "not_before"),
+        (("run", "greeter", "--delay", "1", "--not-before", "2126-01-01T00:00:00Z"), "--delay"),
+        (("schedules", "add", "x", "greeter", "61 * * * *"), "cron '61 * * * *' has the minute '61'"),
+        (("schedules", "add", "x", "greeter", "@daily", "--time-zone", "Mars/Base"), "time_zone 'Mars/Base'"),
+        (("schedules", "add", "x", "greeter", "@daily", "--missed", "twice"), "missed 'twice'"),
+        (("schedules", "add", "x", "greeter", "@daily", "--missed-after", "-1"), "missed_after_s"),
+        (("schedules", "add", "x", "greeter", "@daily", "[]"), "JSON"),
+        (("schedules", "add", "x", "greeter", "@daily", "--metadata", "5"), "--metadata"),
+        (("schedules", "add", "x", "greeter", "@daily", "--timeout", "-1"), "timeout_s"),
+        (("schedules", "add", "no token", "greeter", "@daily"), "schedule 'no token'"),
+        (("schedules", "add", "x", "nobody", "@daily"), "agent 'nobody'"),
+        (("schedules", "pause", "nothing"), "no schedule 'nothing'"),
+        (("schedules", "cancel", "nothing"), "no schedule 'nothing'"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_refused_in_one_line(
+    cas: Cas, worker: CasProcess, arguments: tuple[str, ...], named: str
+) -> None:
+    answer = cas(*arguments)
+
+    assert answer.code != 0
+    assert named in answer.error
+    assert cas("schedules", "--json").json == []

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 from cas_events.cli.checkup.check import Check, Level, span
 from cas_events.jetstream.diagnosis import ConsumerReport, Diagnosis, agent_of
-from cas_events.jetstream.topology import ConsumerSpec, agent_consumer, cancel_consumer, wake_consumer
+from cas_events.jetstream.topology import (
+    ConsumerSpec,
+    agent_consumer,
+    cancel_consumer,
+    cron_consumer,
+    wake_consumer,
+)
 
 AREA = "work"
 LAG_WARNING_EVENTS = 10_000  # about a tenth of a second of replay
@@ -123,6 +129,8 @@ def _spec_of(consumer: ConsumerReport, deployment: str) -> ConsumerSpec | None:
     kind, _, agent = consumer.name.partition("-")
     if consumer.name == "cancel":
         return cancel_consumer(deployment, lease_s)
+    if consumer.name == "cron":
+        return cron_consumer(deployment, lease_s)
     if agent and kind == "agent":
         return agent_consumer(deployment, agent, lease_s, places)
     if agent and kind == "wake":
