@@ -28,15 +28,7 @@ from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.reads import DecidingReads
-from cas_events.jetstream.topology import (
-    ack_wait_s,
-    agent_consumer,
-    cancel_consumer,
-    cron_consumer,
-    ensure_consumer,
-    ensure_streams,
-    wake_consumer,
-)
+from cas_events.jetstream.topology import ensure_streams
 from cas_events.observe.tracing import enable_tracing
 from cas_events.runner import agent_events
 from cas_events.runner.breakers import Breakers
@@ -52,6 +44,7 @@ from cas_events.runner.log_bridge import bridged
 from cas_events.runner.observation import Observation
 from cas_events.runner.registration import Registrations
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
+from cas_events.runner.sources import open_sources
 from cas_events.runner.workplace import Workplace
 from cas_events.session import Session
 from cas_events.settings import MetricsAddress, Settings
@@ -174,7 +167,9 @@ class Runner(Registrations):
         names = Names(settings.deployment)
         js = JetStream(connection)
         await ensure_streams(js, settings.deployment, replicas=settings.replicas)
-        sources = await self._sources(js, names)
+        sources = await open_sources(
+            js, names, self._agents, lease_s=self._lease_s, places=AGENT_PLACES_FLEET
+        )
         desk = Desk(self._places)
         blobs = BlobStore(js, names.blob_bucket)
         reads = DecidingReads(connection, names.commands)
@@ -251,22 +246,6 @@ class Runner(Registrations):
             await place.session.hub.close()
             await place.keeper.close()
             await place.publisher.close()
-
-    async def _sources(self, js: JetStream, names: Names) -> list[Source]:
-        """Make or adopt the consumers to pull from."""
-        specs = [
-            ("cancel", "", cancel_consumer(names.deployment, self._lease_s)),
-            ("cron", "", cron_consumer(names.deployment, self._lease_s)),
-        ]
-        for agent_id in self._agents:
-            task = agent_consumer(names.deployment, agent_id, self._lease_s, AGENT_PLACES_FLEET)
-            wake = wake_consumer(names.deployment, agent_id, self._lease_s, AGENT_PLACES_FLEET)
-            specs += [("task", agent_id, task), ("wake", agent_id, wake)]
-        infos = await asyncio.gather(*(ensure_consumer(js, spec) for _, _, spec in specs))
-        return [
-            Source(kind=kind, spec=spec, agent_id=agent_id, ack_wait_s=ack_wait_s(info))
-            for (kind, agent_id, spec), info in zip(specs, infos, strict=True)
-        ]
 
     # --- one delivery ----------------------------------------------------------------------------------------------------
 
