@@ -13,7 +13,7 @@ RUN python -m venv tools \
     && tools/bin/pip install --quiet --no-index --find-links wheels hatchling \
     && tools/bin/python -m hatchling build --target wheel --directory wheels \
     && python -m venv /opt/cas \
-    && /opt/cas/bin/pip install --quiet --no-index --find-links wheels "cas-events[demo,audit]"
+    && /opt/cas/bin/pip install --quiet --no-index --find-links wheels "cas-events[demo,audit,observability]"
 
 FROM python:3.11-slim
 ENV CAS_HOME=/var/lib/cas PATH=/opt/cas/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

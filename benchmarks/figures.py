@@ -224,6 +224,7 @@ def from_asking(report: dict[str, Any]) -> list[Figure]:
 # In words, and whether the goal holds for it: to trace every task of a millisecond is nobody's need.
 _OBSERVED = {
     "metrics": ("with metrics", True),
+    "tracing": ("with metrics and traces", True),
     "sampled": ("with metrics and 1 % of traces", True),
     "traced": ("with metrics and all traces", False),
 }

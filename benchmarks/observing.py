@@ -1,6 +1,6 @@
-"""What being looked at costs a no-op task: metrics, and traces of one task in a hundred and of all.
+"""What being looked at costs a no-op task: metrics, and traces as they are by default, of one task in a hundred and of all.
 
-`python -m benchmarks.observing --cycles 30` prints one JSON document. Four workers serve the same agent on one server,
+`python -m benchmarks.observing --cycles 30` prints one JSON document. Five workers serve the same agent on one server,
 each as its variant says, and one client runs tasks on them in turns, a few at a time: in each cycle every variant has
 its turn, in another order, so that what else the machine does meets them all. Traces go by OTLP to a collector that
 takes and forgets them; metrics are scraped every `SCRAPE_S`. The client traces what its worker traces.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import random
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,31 +29,22 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
 
-from benchmarks.children import START_TIMEOUT_S, cas_worker
+from benchmarks.children import START_TIMEOUT_S, cas_worker, child
 from benchmarks.figures import p50
 from benchmarks.plan import Plan, Sizes
 from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, latencies_ms
 from cas_events import Client
 from cas_events.observe import disable_tracing, enable_tracing
+from cas_events.observe.sampling import default_sampler
 from cas_events.server import EmbeddedServer
 from cas_events.settings import Settings
 from tests.harness.ports import free_ports
 
-VARIANTS = ("off", "metrics", "sampled", "traced")
+VARIANTS = ("off", "metrics", "tracing", "sampled", "traced")
 SAMPLED = 0.01
 SCRAPE_S = 5.0
 LATENCIES = 40
 BURST = 300
-
-
-class Sink(ThreadingHTTPServer):
-    """Takes spans and forgets them."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Forgetting)
-        self.requests = 0
 
 
 class _Forgetting(BaseHTTPRequestHandler):
@@ -59,7 +52,6 @@ class _Forgetting(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests += 1  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -68,12 +60,16 @@ class _Forgetting(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@contextmanager
-def sink() -> Iterator[Sink]:
-    with Sink() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def look(ports: list[int]) -> None:
+    """The process that looks: takes spans and forgets them, and scrapes."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Forgetting)
+    print(server.server_port, flush=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    while True:
+        time.sleep(SCRAPE_S)
+        for port in ports:
+            with contextlib.suppress(OSError):  # It has not started yet, or has ended.
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
 
 
 def environment_of(variant: str, endpoint: str, port: int) -> dict[str, str]:
@@ -82,7 +78,7 @@ def environment_of(variant: str, endpoint: str, port: int) -> dict[str, str]:
     environment = {"CAS_METRICS_PORT": str(port)}
     if variant == "metrics":
         return environment
-    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_always_on"}
+    sampler = {"OTEL_TRACES_SAMPLER": "parentbased_always_on"} if variant == "traced" else {}
     if variant == "sampled":
         sampler = {
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
@@ -94,19 +90,16 @@ def environment_of(variant: str, endpoint: str, port: int) -> dict[str, str]:
 def providers(endpoint: str) -> dict[str, TracerProvider]:
     """What the client traces with."""
     made = {}
-    for variant, sampler in (("sampled", TraceIdRatioBased(SAMPLED)), ("traced", ALWAYS_ON)):
-        made[variant] = TracerProvider(sampler=ParentBased(sampler))
+    samplers = {
+        "tracing": default_sampler(),
+        "sampled": ParentBased(TraceIdRatioBased(SAMPLED)),
+        "traced": ParentBased(ALWAYS_ON),
+    }
+    for variant, sampler in samplers.items():
+        made[variant] = TracerProvider(sampler=sampler)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
         made[variant].add_span_processor(BatchSpanProcessor(exporter))
     return made
-
-
-async def scrape(ports: list[int]) -> None:
-    while True:
-        for port in ports:
-            url = f"http://127.0.0.1:{port}/metrics"
-            await asyncio.to_thread(lambda url=url: urllib.request.urlopen(url, timeout=10).read())  # type: ignore[misc]
-        await asyncio.sleep(SCRAPE_S)
 
 
 class Turn:
@@ -147,8 +140,11 @@ async def measure(cycles: int) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="cas-observing-"))
         server = stack.enter_context(EmbeddedServer(Path(folder)))
-        endpoint = f"http://127.0.0.1:{stack.enter_context(sink()).server_port}"
         ports = dict(zip(VARIANTS, free_ports(len(VARIANTS)), strict=True))
+        looked_at = ",".join(str(ports[name]) for name in VARIANTS if name != "off")
+        looking = await stack.enter_async_context(child("benchmarks.observing", "--look", looked_at))
+        assert looking.stdout is not None
+        endpoint = f"http://127.0.0.1:{int(await looking.stdout.readline())}"
         traced = providers(endpoint)
         turns = {}
         for variant in VARIANTS:
@@ -161,11 +157,10 @@ async def measure(cycles: int) -> dict[str, Any]:
             cas = await stack.enter_async_context(Client(settings=settings))
             turns[variant] = Turn(cas, traced.get(variant), worker.pid)
             await turns[variant].run("")
-        scraping = asyncio.create_task(scrape([ports[name] for name in VARIANTS if name != "off"]))
+        shuffle = random.Random(7)
         for cycle in range(-1, cycles):  # The first one warms up.
-            for place in range(len(VARIANTS)):
-                await turns[VARIANTS[(cycle + place) % len(VARIANTS)]].measure(cycle)
-        scraping.cancel()
+            for variant in shuffle.sample(VARIANTS, len(VARIANTS)):
+                await turns[variant].measure(cycle)
         for provider in traced.values():
             await asyncio.to_thread(provider.shutdown)
     return {"cycles": cycles, "variants": {name: turn.measured for name, turn in turns.items()}}
@@ -176,7 +171,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cycles", type=int, default=30, help="how often each variant has its turn")
-    report = asyncio.run(measure(parser.parse_args().cycles))
+    parser.add_argument("--look", metavar="PORTS", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.look:
+        look([int(port) for port in arguments.look.split(",")])
+    report = asyncio.run(measure(arguments.cycles))
     for name, measured in report["variants"].items():
         medians = {figure: round(p50(values), 3) for figure, values in measured.items()}
         off = report["variants"]["off"]

@@ -114,8 +114,8 @@ figure is the median of the rounds, and so is a ratio; the column beside it has 
 - **5-node graph**: the task's latency with its stream turned into events, compared with the same graph whose stream
   gives none; the two take turns.
 - **Replay and lag**: `benchmarks/replay.py`; replay is compared with a reader that does nothing.
-- **With metrics, with traces**: `benchmarks/observing.py`. Four workers on one server take turns, a few tasks at a time; the floor is
-  the worker that nobody looks at, and the column beside a ratio has the smallest and largest of single turns.
+- **With metrics, with traces**: `benchmarks/observing.py`. Five workers on one server take turns, a few tasks at a time; the floor is
+  the worker that nobody looks at. Traces are bounded to 50 a second unless it says otherwise. The column beside a ratio has the smallest and largest of single turns.
 - **Load** well above three means that others used the machine, too: then only CPU and, with more rounds, ratios say
   anything.
 - **CPU** counts all threads of a process, by the kernel's own account; it is steadier than any time.

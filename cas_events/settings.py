@@ -164,6 +164,11 @@ def trace_exporters() -> list[str]:
     return [name for name in named or ["otlp"] if name != "none"]
 
 
+def names_sampler() -> bool:
+    """Whether OpenTelemetry's own variable says which traces to record."""
+    return bool(os.environ.get("OTEL_TRACES_SAMPLER"))
+
+
 def metrics_environment(address: MetricsAddress | None) -> dict[str, str]:
     """What makes a child process serve its metrics there; None for nowhere, whatever our own environment says."""
     port, host = ("", "") if address is None else (str(address.port), address.host)

@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry's SDK: the one door to it.
+"""Spans by OpenTelemetry's SDK: with `sampling`, the one door to it.
 
 Attributes are `cas.` names; a span's name holds an agent's or a node's name and never an id. Nothing here waits, and a
 collector that does not answer costs spans, not tasks: the SDK's queue is bounded and is emptied by a thread of its own.
@@ -23,8 +23,9 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from cas_events.domain import events
 from cas_events.domain.trace_context import is_sampled, valid_traceparent
+from cas_events.observe.sampling import default_sampler
 from cas_events.observe.tracing import NO_TRACE, AttemptTrace
-from cas_events.settings import trace_exporters
+from cas_events.settings import names_sampler, trace_exporters
 
 SCOPE = "cas_events"
 CLOSE_S = 3.0  # for the last spans, however long the exporter would try
@@ -39,7 +40,11 @@ def make_tracer(provider: Any, *, service_name: str) -> OtelTracer:
     known = trace.get_tracer_provider()
     if isinstance(known, TracerProvider):
         return OtelTracer(known)
-    made = TracerProvider(resource=_resource(service_name), shutdown_on_exit=False)
+    made = TracerProvider(
+        sampler=None if names_sampler() else default_sampler(),  # None: as the environment says.
+        resource=_resource(service_name),
+        shutdown_on_exit=False,
+    )
     for name in trace_exporters():
         made.add_span_processor(BatchSpanProcessor(_EXPORTERS[name]()))
     trace.set_tracer_provider(made)

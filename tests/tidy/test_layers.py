@@ -90,7 +90,7 @@ DOORS = {
     "typer": ("cas_events.cli",),
     "rich": ("cas_events.cli",),
     "prometheus_client": ("cas_events.observe",),
-    "opentelemetry": ("cas_events.observe.otel",),
+    "opentelemetry": ("cas_events.observe.otel", "cas_events.observe.sampling"),
     "langchain": ("cas_events.agents.model",),
 }
 

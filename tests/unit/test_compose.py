@@ -14,8 +14,10 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -181,9 +183,49 @@ def test_image_runs_as_nobody_special_and_holds_no_secret() -> None:
     assert instructions("ENTRYPOINT") == ['["cas"]']
 
 
+@pytest.mark.parametrize("name", ["runner", "projector"])
+def test_our_services_are_healthy_while_they_are_ready(name: str) -> None:
+    """Each asks its own metrics port, which answers 503 while the process could not do its work."""
+    program, *arguments = SERVICES[name]["healthcheck"]["test"][1:]
+    port = SERVICES[name]["environment"]["CAS_METRICS_PORT"]
+    assert (program, f"http://127.0.0.1:{port}/readyz" in arguments[-1]) == ("python", True)
+    assert "CAS_METRICS_HOST" not in SERVICES[name]["environment"]
+    with answering(503) as failing, answering(200) as ready:
+        for there, code in ((ready, 0), (failing, 1)):
+            asked = [argument.replace(f":{port}/", f":{there}/") for argument in arguments]
+            done = subprocess.run([sys.executable, *asked], timeout=60, check=False, capture_output=True)
+            assert done.returncode == code, done.stderr
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """A port of loopback that answers everything with a status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_image_has_the_extra_that_its_health_checks_need() -> None:
+    assert re.search(r'"cas-events\[[\w,]*observability[\w,]*\]"', DOCKERFILE)
+
+
 COMMAND_LINES = [
     *(service["command"] for name, service in SERVICES.items() if name in {"runner", "projector"}),
-    SERVICES["projector"]["healthcheck"]["test"][2:],
 ]
 
 

@@ -31,6 +31,7 @@ from cas_events.observe.gauges import Gauges
 from cas_events.observe.health import READY_STALL_S, Health
 from cas_events.observe.meter import NO_METER
 from cas_events.observe.prometheus import OTHER, AgentLabels, ProjectorMeter, RunnerMeter, new_registry
+from cas_events.observe.sampling import BoundedRate
 from cas_events.runner.observation import Rows as RunnerRows
 from cas_events.settings import LOOPBACK, MetricsAddress, Settings, metrics_environment, trace_exporters
 from projections.observation import Rows as ProjectorRows
@@ -358,3 +359,22 @@ def test_children_of_one_stack_have_ports_of_their_own() -> None:
     assert Plan(settings=Settings(), metrics=MetricsAddress(0)).metrics_of("projector") == MetricsAddress(0)
     assert metrics_environment(None) == {"CAS_METRICS_PORT": "", "CAS_METRICS_HOST": ""}
     assert Settings.from_env(metrics_environment(plan.metrics)).metrics == plan.metrics
+
+
+def test_traces_are_all_recorded_up_to_a_rate() -> None:
+    now_s = 0.0
+    sampler = BoundedRate(10.0, clock=lambda: now_s)
+
+    def taken(count: int) -> int:
+        decisions = [sampler.should_sample(None, 1, "submit a").decision for _ in range(count)]
+        return sum(decision.is_sampled() for decision in decisions)
+
+    assert taken(100) == 10
+    now_s = 0.5
+    assert taken(100) == 5
+    now_s = 60.0
+    assert taken(100) == 10
+    for _ in range(20):
+        now_s += 0.1
+        assert taken(1) == 1
+    assert "10" in sampler.get_description()
