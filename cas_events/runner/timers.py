@@ -82,6 +82,17 @@ async def wake_now(
     await patiently(lambda: place.js.append(due, payload))
 
 
+async def wake_if_alone(place: Workplace, agent_id: str, task_id: str) -> None:
+    """Wake a task that has not started, unless such a wake of it is stored and not dealt with.
+
+    Raises:
+        WrongLastSequenceError: one is, or may be.
+        ServerError: it could not be stored.
+    """
+    due = place.names.due(agent_id, task_id, 0)
+    await place.js.append(due, _payload(TURN, 0, 0), expected_last_seq=0)
+
+
 async def store_start(
     place: Workplace, task: tuple[str, str], attempt: int, command_seq: int, *, start_ns: int
 ) -> None:

@@ -41,6 +41,7 @@ from cas_events.runner.isolation import require_no_child
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
 from cas_events.runner.log_bridge import bridged
+from cas_events.runner.lookahead import Lookahead
 from cas_events.runner.observation import Observation
 from cas_events.runner.registration import Registrations
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
@@ -228,7 +229,7 @@ class Runner(Registrations):
         for spec in self._agents.values():
             await agent_events.register(place.js, place.names, spec, source=place.source)
         await place.breakers.open()
-        work = (_beat(place.keeper), place.breakers.run(), self._crons.mend())
+        work = (_beat(place.keeper), place.breakers.run(), self._crons.mend(), Lookahead(place).run())
         background = [group.create_task(one) for one in work]
         try:
             await place.keeper.start()

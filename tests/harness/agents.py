@@ -168,6 +168,7 @@ AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "big": (big, {}),
     "crasher": (crasher, {}),
     "fragile": (crasher, {"on_crash": "fail"}),
+    "keyed": (ticker, {"concurrency_per_key": 1, "key": "customer"}),
     "brief": (sleeper, {"timeout_s": 0.3}),
 }
 # Graphs are made when they are asked for: LangGraph takes an interpreter three times as long as all the rest.

@@ -151,10 +151,15 @@ async def test_a_task_that_waits_for_a_far_retry_has_no_slot(cas: Client, make_r
 
     async with running(cas, runner):
         busy = await cas.submit_task("keyed", {"busy": True}, key="c7")
+        await until_async(lambda: _is_retrying(cas, busy), what="the retry is stored")
         heir = await cas.submit_task("keyed", key="c7")
         assert await ends(heir) == ["completed"]
         assert await busy.cancel(wait=True) == "requested"
     assert names_of(await lifecycle(cas, "keyed", busy.task_id)) == ["started", "retrying", "cancelled"]
+
+
+async def _is_retrying(cas: Client, task: Task) -> bool:
+    return names_of(await lifecycle(cas, "keyed", task.task_id)) == ["started", "retrying"]
 
 
 async def test_a_question_frees_the_slot_and_its_answer_waits_for_one(cas: Client, make_runner) -> None:
@@ -271,6 +276,43 @@ async def _gave(cas: Client, subjects: LaneSubjects, hours: int) -> bool:
     found = await cas._session.js.last_message(cas._session.names.checkpoints, subjects.lane)
     ahead_s = 0.0 if found is None else decode_lane(found.data).free_at_ns / 1e9 - time.time()
     return ahead_s > (hours - 1) * 3_600
+
+
+# --- classes among those that wait for a place ------------------------------------------------------------------------------
+
+
+async def test_a_high_task_overtakes_and_the_low_ones_go_on(cas: Client, make_runner) -> None:
+    runner, started, release = make_runner(places=2), [], asyncio.Event()
+
+    @runner.agent("classed", priorities=True)
+    async def classed(_ctx: TaskContext, input: dict) -> dict:
+        started.append(input["class"])
+        await release.wait()
+        return {}
+
+    async def send(word: str, number: int) -> list[Task]:
+        body = msgspec.json.encode({"input": {"class": word}, "priority": word})
+        names = [f"{word}-{n}" for n in range(number)]
+        await asyncio.gather(*(send_raw(cas, "classed", name, body) for name in names))
+        return [await cas.task(name) for name in names]
+
+    async with running(cas, runner):
+        low = await send("low", 200)
+        await until(lambda: len(started) == 2, what="all places are taken")
+        high = await send("high", 20)
+        await until_async(lambda: _are_woken(cas, "classed", 20), what="the high ones are seen")
+        release.set()
+        assert set(await ends(*low, *high)) == {"completed"}
+    # All high ones start long before their turn by arrival, and low ones all the while.
+    last_high = max(n for n, word in enumerate(started) if word == "high")
+    assert len(started) == 220
+    assert last_high < 150
+    assert started[2:last_high].count("low") >= 1
+
+
+async def _are_woken(cas: Client, agent_id: str, number: int) -> bool:
+    names = cas._session.names
+    return await cas._session.js.count(names.timers, names.due(agent_id, "*", "*")) == number
 
 
 # --- the limit of a queue, and bad input ---------------------------------------------------------------------------------

@@ -1,0 +1,108 @@
+"""Looking ahead in the queues of agents with ``priorities``, so that a task of a higher class need not stand in line.
+
+The server knows nothing of classes and delivers in the order of arrival. So a runner reads on in the queue, beside
+its work, and wakes who may overtake (``domain.ahead``): a second way to the same claim, so that a task still runs once.
+A runner serves both ways by turns, so the order of arrival gets its half of the places whatever overtakes: a task of
+any class starts after about twice the wait, at most, that it would have had without classes.
+
+Best effort by design: every runner looks, what one wakes another need not, and what nobody wakes comes in its turn.
+Each command is read once by each runner. Agents without ``priorities`` cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from cas_events.domain.ahead import Ahead
+from cas_events.domain.flow import DEFAULT_PRIORITY, Priority
+from cas_events.errors import CasEventsError, WrongLastSequenceError
+from cas_events.jetstream.messages import StoredMessage
+from cas_events.runner.timers import wake_if_alone
+from cas_events.runner.workplace import Workplace
+
+_log = logging.getLogger(__name__)
+
+LOOK_S = 0.25
+PAGE = 500
+PAGES_AT_ONCE = 20  # then the other agents are looked at
+OVERTAKING_MAX = 2_000  # noted; beyond that reading waits
+WOKEN_MAX = 32  # who was woken and not taken yet: later ones of a higher class must not stand behind many
+
+
+class _Class(msgspec.Struct):
+    """What matters of an execute here."""
+
+    priority: Priority = DEFAULT_PRIORITY
+
+
+_decode = msgspec.json.Decoder(_Class).decode
+
+
+class Lookahead:
+    """Looks ahead for every agent of a runner that asks for it.
+
+    Args:
+        place: what the process shares.
+    """
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+        self._queues = {agent_id: Ahead() for agent_id, spec in place.agents.items() if spec.priorities}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while self._queues:
+            for agent_id, queue in self._queues.items():
+                if self._place.is_stopping:
+                    return
+                try:
+                    await self._look(agent_id, queue)
+                except (
+                    CasEventsError
+                ) as problem:  # It is looked at again; meanwhile the order is that of arrival.
+                    _log.info("the queue of %s is not looked at now: %s", agent_id, problem)
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self, agent_id: str, queue: Ahead) -> None:
+        js, names = self._place.js, self._place.names
+        line = await js.consumer_info(names.commands, f"agent-{agent_id}")
+        queue.deliver(line.delivered.stream_seq)
+        if not line.num_pending:
+            return
+        await self._read_on(agent_id, queue)
+        if not len(queue):
+            return
+        woken = await js.consumer_info(names.timers, f"wake-{agent_id}")
+        for _ in range(WOKEN_MAX - woken.num_pending):
+            task_id = queue.overtakes()
+            if task_id is None:
+                return
+            try:
+                await wake_if_alone(self._place, agent_id, task_id)
+            except WrongLastSequenceError:
+                continue  # Another runner was first.
+
+    async def _read_on(self, agent_id: str, queue: Ahead) -> None:
+        """Note what stands behind what has been noted."""
+        subject, stream = self._place.names.execute(agent_id, "*"), self._place.names.commands
+        for _ in range(PAGES_AT_ONCE):
+            if len(queue) >= OVERTAKING_MAX:
+                return
+            messages, more = await self._place.js.direct_batch(
+                stream, subject, from_seq=queue.seen_until + 1, batch=PAGE
+            )
+            for message in messages:
+                queue.note(message.seq, message.subject.rpartition(".")[2], class_of(message))
+            if not more or not messages:
+                return
+
+
+def class_of(command: StoredMessage) -> Priority:
+    """The class of an execute; one that is unreadable, and will be rejected in its turn, is an ordinary one."""
+    try:
+        return _decode(command.data).priority
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return DEFAULT_PRIORITY
