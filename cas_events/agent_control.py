@@ -8,20 +8,16 @@ operator's pause, and pauses anew for a breaker that is still open when that end
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from cas_events.agent_standing import known_standing, say
 from cas_events.domain.agents import PAUSED, PAUSED_FOR_GOOD, UNPAUSED, UNPAUSED_SINCE
 from cas_events.errors import InvalidLimitError, NotFoundError, UnknownAgentError
-from cas_events.fleet import agent_facts
 from cas_events.jetstream.api import ConsumerInfo, JetStream
 from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.topology import ack_wait_s
-from cas_events.uuid7 import uuid7
-from cas_events.wire.envelope import encode_agent_event
-from cas_events.wire.jsonvalue import encode_json
 from cas_events.wire.subjects import Names
 
 T = TypeVar("T")
@@ -51,7 +47,7 @@ class AgentControl:
 
     async def pause(self, agent_id: str, reason: str) -> PauseAnswer:
         """See `Client.pause_agent`."""
-        facts = await agent_facts(self._js, self._names, agent_id)
+        facts = (await known_standing(self._js, self._names, agent_id)).facts
         if not facts.is_paused:
             await self._say(PAUSED, agent_id, reason)
         await self._pause_until(agent_id, PAUSED_FOR_GOOD)
@@ -59,7 +55,7 @@ class AgentControl:
 
     async def resume(self, agent_id: str, reason: str) -> ResumeAgentAnswer:
         """See `Client.resume_agent`."""
-        facts = await agent_facts(self._js, self._names, agent_id)
+        facts = (await known_standing(self._js, self._names, agent_id)).facts
         if not facts.is_paused:
             return "not_paused"  # What a breaker paused goes on at its probe time.
         await self._pause_until(agent_id, UNPAUSED_SINCE)
@@ -77,7 +73,7 @@ class AgentControl:
             if not LEASE_MIN_S <= lease_s <= 3_600:
                 raise InvalidLimitError("lease_s", lease_s, f"from {LEASE_MIN_S:g} to 3,600 seconds")
             changes["ack_wait"] = int(lease_s * _NS)
-        await agent_facts(self._js, self._names, agent_id)
+        await known_standing(self._js, self._names, agent_id)
         infos = [await self._update(stream, name, changes) for stream, name in self._consumers(agent_id)]
         config = infos[0].config
         return {"concurrency": config.get("max_ack_pending"), "lease_s": ack_wait_s(infos[0])}
@@ -108,14 +104,5 @@ class AgentControl:
         return (self._names.commands, f"agent-{agent_id}"), (self._names.timers, f"wake-{agent_id}")
 
     async def _say(self, type_: str, agent_id: str, reason: str) -> None:
-        """Append an event of the agent; one too many, after a lost answer, says the same again."""
-        payload = encode_agent_event(
-            type_,
-            event_id=uuid7(),
-            source=self._source,
-            agent_id=agent_id,
-            time_ns=time.time_ns(),
-            data=encode_json({"reason": reason} if reason else {}, path="reason"),
-        )
-        subject = self._names.agent_event(agent_id)
-        await patiently(lambda: self._js.append(subject, payload), give_up_s=_PATIENCE_S)
+        data = {"reason": reason} if reason else {}
+        await say(self._js, self._names, type_, agent_id, data, source=self._source)

@@ -7,28 +7,24 @@ are asked (`wire.beats`); what waits, the agent's consumer says. No projector is
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
-from cas_events.domain.agents import AgentFacts, fold_agent
-from cas_events.domain.events import Event
-from cas_events.domain.tokens import require_token
-from cas_events.errors import NotFoundError, UnknownAgentError, WireError
+from cas_events.agent_standing import standing_of
+from cas_events.domain.agents import AgentFacts, NewTasks
+from cas_events.errors import NotFoundError, WireError
 from cas_events.jetstream.api import ConsumerInfo, JetStream
 from cas_events.jetstream.connection import Message
 from cas_events.jetstream.patience import patiently
 from cas_events.jetstream.topology import ack_wait_s
 from cas_events.queue_depth import waiting_before_lanes
 from cas_events.wire.beats import BEAT_S, Beat, decode_beat
-from cas_events.wire.envelope import decode_event
 from cas_events.wire.subjects import Names
 
-_QUIET_S = 0.3  # after an answer: who has not answered by then is not there
+QUIET_S = 0.3
 _PATIENCE_S = 20.0
-_PAGE = 256
 _NO_RESPONDERS = 503
 
 
@@ -38,11 +34,13 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         agent_id: its name.
         runners: how many live runner processes serve it.
-        running: its tasks that they run.
-        queued: commands that no runner has taken, and tasks that wait for a slot of their key or a start time.
+        running: its tasks that run, also on runners that no longer offer it.
+        queued: commands that wait for a runner, never taken or given back, and tasks that wait for a slot of their key or a
+            start time.
         is_paused: whether an operator stopped its intake.
         breaker: ``closed``, ``open`` or ``half_open``.
         status: ``registered`` or ``deregistered``.
+        new_tasks: of a deregistered agent, what becomes of new tasks, ``wait`` or ``refuse``; None otherwise.
         version: as last registered.
         last_seen: the newest sign of life: a live runner's beat, or else what its consumer saw last.
         concurrency: how many of its tasks run at once, fleet-wide.
@@ -56,14 +54,21 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     is_paused: bool
     breaker: str
     status: str | None
+    new_tasks: NewTasks | None
     version: str
     last_seen: datetime | None
     concurrency: int | None
     lease_s: float | None
 
 
-async def beats(js: JetStream, names: Names) -> list[Beat]:
-    """What the live runners answer, by runner; at most a beat and a little is waited for the first."""
+async def beats(js: JetStream, names: Names, *, quiet_s: float = QUIET_S) -> list[Beat]:
+    """What the live runners answer, by runner; at most a beat and a little is waited for the first.
+
+    Args:
+        js: to ask with.
+        names: of the deployment.
+        quiet_s: how long to wait for one more, in seconds: who has not answered by then is not there.
+    """
     connection, loop = js.connection, asyncio.get_running_loop()
     found: dict[str, Beat] = {}
     nobody = asyncio.Event()
@@ -84,10 +89,10 @@ async def beats(js: JetStream, names: Names) -> list[Beat]:
     subscription = connection.listen(inbox, receive)
     try:
         connection.publish(names.beats, b"", reply=inbox)
-        deadline_s = loop.time() + BEAT_S + _QUIET_S
+        deadline_s = loop.time() + BEAT_S + quiet_s
         while not nobody.is_set() and loop.time() < deadline_s:
             heard.clear()
-            wait_s = min(_QUIET_S, deadline_s - loop.time()) if found else deadline_s - loop.time()
+            wait_s = min(quiet_s, deadline_s - loop.time()) if found else deadline_s - loop.time()
             try:
                 await asyncio.wait_for(heard.wait(), max(wait_s, 0.001))
             except TimeoutError:
@@ -107,48 +112,21 @@ async def agent_statuses(js: JetStream, names: Names) -> list[AgentStatus]:
     return [await _status(js, names, agent_id, living) for agent_id in agent_ids]
 
 
-async def agent_facts(js: JetStream, names: Names, agent_id: str) -> AgentFacts:
-    """One agent, as the log knows it.
-
-    Raises:
-        UnknownAgentError: it does not.
-    """
-    events = await _own_events(js, names, require_token("agent", agent_id))
-    if not events:
-        raise UnknownAgentError(agent_id)
-    return fold_agent(agent_id, events)
-
-
-async def _own_events(js: JetStream, names: Names, agent_id: str) -> list[Event]:
-    subject, found, more, from_seq = names.agent_event(agent_id), list[Event](), True, 1
-    while more:
-        page, more = await patiently(
-            lambda at=from_seq: js.direct_batch(names.events, subject, from_seq=at, batch=_PAGE),  # type: ignore[misc]
-            give_up_s=_PATIENCE_S,
-        )
-        for message in page:
-            from_seq = message.seq + 1
-            try:
-                found.append(decode_event(message.data, seq=message.seq, stream=message.stream))
-            except WireError:
-                continue  # A dead letter; the tables have it.
-        more = more and bool(page)
-    return found
-
-
 async def _status(js: JetStream, names: Names, agent_id: str, living: Sequence[Beat]) -> AgentStatus:
-    facts = fold_agent(agent_id, await _own_events(js, names, agent_id))
-    consumer = await _consumer(js, names, agent_id)
+    facts = (await standing_of(js, names, agent_id)).facts
+    consumer = await _consumer(js, names.commands, f"agent-{agent_id}")
+    wakes = await _consumer(js, names.timers, f"wake-{agent_id}")
     serving = [beat for beat in living if agent_id in beat.agents]
-    running = sum((Counter(beat.agents) for beat in serving), Counter[str]())[agent_id]
+    running = sum(beat.agents.get(agent_id, 0) + beat.withdrawn.get(agent_id, 0) for beat in living)
     return AgentStatus(
         agent_id=agent_id,
         runners=len(serving),
         running=running,
-        queued=(consumer.num_pending if consumer else 0) + await waiting_before_lanes(js, names, agent_id),
+        queued=_queued(consumer, wakes, running=running) + await waiting_before_lanes(js, names, agent_id),
         is_paused=facts.is_paused,
         breaker=facts.breaker,
         status=facts.status,
+        new_tasks=facts.new_tasks if facts.is_deregistered else None,
         version=facts.version,
         last_seen=_last_seen(facts, consumer, serving),
         concurrency=int(consumer.config.get("max_ack_pending", 0)) if consumer else None,
@@ -156,11 +134,15 @@ async def _status(js: JetStream, names: Names, agent_id: str, living: Sequence[B
     )
 
 
-async def _consumer(js: JetStream, names: Names, agent_id: str) -> ConsumerInfo | None:
+def _queued(*consumers: ConsumerInfo | None, running: int) -> int:
+    """What was never delivered, and what was and is not being run: given back, or its runner is gone."""
+    left = sum(one.num_pending + one.num_ack_pending for one in consumers if one is not None)
+    return max(0, left - running)
+
+
+async def _consumer(js: JetStream, stream: str, name: str) -> ConsumerInfo | None:
     try:
-        return await patiently(
-            lambda: js.consumer_info(names.commands, f"agent-{agent_id}"), give_up_s=_PATIENCE_S
-        )
+        return await patiently(lambda: js.consumer_info(stream, name), give_up_s=_PATIENCE_S)
     except NotFoundError:
         return None
 

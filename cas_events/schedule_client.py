@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Unpack, cast
 
+from cas_events.agent_standing import known_standing
 from cas_events.domain.tokens import require_token
-from cas_events.fleet import agent_facts
 from cas_events.schedules import Schedule, ScheduleOptions, Schedules
 from cas_events.schedules.control import PauseScheduleAnswer, ResumeScheduleAnswer, define
 from cas_events.schedules.definitions import MISSED_AFTER_S, Missed
@@ -78,7 +78,7 @@ class ScheduleMethods:
         definition = define(
             agent_id, input, terms=terms, options=cast(TaskOptions, options), requested_by=requested_by
         )
-        await agent_facts(self._session.js, self._session.names, agent_id)
+        await known_standing(self._session.js, self._session.names, agent_id)
         return await self._schedules.create(name, definition)
 
     async def pause_schedule(self, name: str, *, requested_by: str = "") -> PauseScheduleAnswer:

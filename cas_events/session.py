@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from cas_events import submit
+from cas_events.agent_standing import standing_of
 from cas_events.answers import Interrupt, Questions, ResumeAnswer
 from cas_events.domain.events import CANCELLED, TERMINAL_TYPES
 from cas_events.domain.tokens import require_token
@@ -42,7 +43,7 @@ from cas_events.wire.subjects import Names
 CancelAnswer = Literal["requested", "already_requested", "already_finished", "unknown_task"]
 
 RUNNER_SEEN_S = 5.0  # how long a runner's answer counts
-RUNNER_ASK_S = 1.0
+RUNNER_ASK_S = 3.0  # of a runner that is there and does not answer; where none is, the server says so at once
 RUNNER_ASK_AGAIN_S = 0.1
 
 
@@ -111,17 +112,26 @@ class Session:
         """Check that a live runner serves an agent; an answer counts for a few seconds.
 
         Raises:
-            AgentUnavailableError: none does within ``wait_s``.
+            AgentUnavailableError: none does within ``wait_s``; at once if the agent is deregistered and refuses tasks.
         """
-        began_s = time.monotonic()
+        began_s, is_first = time.monotonic(), True
         seen_s = self._runner_seen_s.get(agent_id)
         if seen_s is not None and began_s - seen_s < RUNNER_SEEN_S:
             return
         while not await patiently(lambda: self._ask_together(agent_id), give_up_s=submit.PATIENCE_S):
-            if time.monotonic() - began_s >= wait_s:
-                raise AgentUnavailableError(agent_id, waited_s=wait_s)
+            is_over = time.monotonic() - began_s >= wait_s
+            if is_over or is_first:
+                facts = (await standing_of(self.js, self.names, agent_id)).facts
+                if is_over or facts.stance == "refuse":
+                    waited_s = wait_s if is_over else 0.0
+                    raise AgentUnavailableError(agent_id, status=facts.status, waited_s=waited_s)
+            is_first = False
             await asyncio.sleep(RUNNER_ASK_AGAIN_S)
         self._runner_seen_s[agent_id] = time.monotonic()
+
+    def forget_runner(self, agent_id: str) -> None:
+        """Ask anew whether somebody serves an agent."""
+        self._runner_seen_s.pop(agent_id, None)
 
     async def _ask_together(self, agent_id: str) -> bool:
         """One question for all that want to know at the same time: a thousand of them keep a runner busy."""

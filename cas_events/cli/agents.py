@@ -44,10 +44,16 @@ async def _list(*, json: bool) -> None:
 
 def _row(agent: AgentStatus) -> tuple[Any, ...]:
     runners = Text(str(agent.runners), style="" if agent.runners else "red")
-    intake = Text("paused", style="yellow") if agent.is_paused else Text("open")
+    intake = Text(_intake(agent), style="" if _intake(agent) == "open" else "yellow")
     breaker = Text(agent.breaker, style="" if agent.breaker == "closed" else "red")
     seen = clock(agent.last_seen) if agent.last_seen is not None else ""
     return agent.agent_id, runners, agent.running, agent.queued, intake, breaker, agent.version, seen
+
+
+def _intake(agent: AgentStatus) -> str:
+    if agent.status == "deregistered":
+        return "deregistered" if agent.new_tasks == "wait" else "refused"
+    return "paused" if agent.is_paused else "open"
 
 
 AgentArgument = Annotated[str, typer.Argument(metavar="AGENT", help="The agent; `cas agents` lists them.")]
@@ -64,6 +70,27 @@ def pause(agent: AgentArgument, reason: Reason = "", json: Json = False) -> None
 def resume(agent: AgentArgument, reason: Reason = "", json: Json = False) -> None:
     """Start an agent's intake again. What its open breaker holds back waits for the breaker's probe."""
     ask(_control(agent, reason, pause=False, json=json))
+
+
+@app.command("deregister")
+def deregister(
+    agent: AgentArgument,
+    refuse: Annotated[
+        bool,
+        typer.Option("--refuse", help="Reject the tasks that have not begun, instead of letting them wait."),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until no runner runs a task of it.")] = False,
+    reason: Reason = "",
+    json: Json = False,
+) -> None:
+    """Take an agent out of service on every runner, through restarts, until `cas agents register`; running tasks end."""
+    ask(_deregister(agent, reason, refuse=refuse, wait=wait, json=json))
+
+
+@app.command("register")
+def register(agent: AgentArgument, json: Json = False) -> None:
+    """Put a deregistered agent into service again, on every runner that has its code."""
+    ask(_register(agent, json=json))
 
 
 @app.command("set")
@@ -93,10 +120,33 @@ async def _control(agent_id: str, reason: str, *, pause: bool, json: bool) -> No
     async with Client() as cas:
         change = cas.pause_agent if pause else cas.resume_agent
         answer = await change(agent_id, reason=reason)
+    _tell(agent_id, answer, json=json)
+
+
+async def _deregister(agent_id: str, reason: str, *, refuse: bool, wait: bool, json: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    async with Client() as cas:
+        answer = await cas.deregister_agent(
+            agent_id, new_tasks="refuse" if refuse else "wait", reason=reason, wait=wait
+        )
+    _tell(agent_id, answer, json=json)
+
+
+async def _register(agent_id: str, *, json: bool) -> None:
+    from cas_events.client import Client  # noqa: PLC0415 - see the package's docstring
+
+    async with Client() as cas:
+        answer = await cas.register_agent(agent_id)
+        is_served = await cas.is_served(agent_id)
+    _tell(agent_id, answer, json=json, note="" if is_served else "; no live runner has its code, start one")
+
+
+def _tell(agent_id: str, answer: str, *, json: bool, note: str = "") -> None:
     if json:
         print_json_line({"agent_id": agent_id, "answer": answer})
     else:
-        say(answer.replace("_", " "))
+        say(answer.replace("_", " ") + note)
 
 
 async def _set(agent_id: str, concurrency: int | None, lease_s: float | None, *, json: bool) -> None:

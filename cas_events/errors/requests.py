@@ -73,15 +73,23 @@ class DuplicateTaskError(CasEventsError):
 
 
 class AgentUnavailableError(CasEventsError):
-    """No live runner serves the agent."""
+    """No live runner serves the agent.
 
-    def __init__(self, agent_id: str, *, waited_s: float = 0.0) -> None:
+    Attributes:
+        agent_id: the agent.
+        status: of the agent in the log: ``registered``, ``deregistered``, or None if no runner ever announced it.
+    """
+
+    def __init__(self, agent_id: str, *, status: str | None = None, waited_s: float = 0.0) -> None:
         waited = f" after {waited_s:g} s" if waited_s else ""
-        super().__init__(
-            f"no live runner serves agent {agent_id!r}{waited}; start one with `cas worker`, or pass "
-            f"wait_for_runner_s to wait for one"
-        )
+        why = "; start one with `cas worker`, or pass wait_for_runner_s to wait for one"
+        if status is None:
+            why = ", and none has ever announced it: look at the name, or start its runner with `cas worker`"
+        elif status == "deregistered":
+            why = f", because it is deregistered; `cas agents register {agent_id}` puts it into service again"
+        super().__init__(f"no live runner serves agent {agent_id!r}{waited}{why}")
         self.agent_id = agent_id
+        self.status = status
 
 
 class QueueFullError(CasEventsError):

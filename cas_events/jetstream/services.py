@@ -75,6 +75,11 @@ class MicroService:
         self._requests = self._errors = self._busy_ns = 0
         self._last_error = ""
 
+    def describe_as(self, description: str, metadata: Mapping[str, str]) -> None:
+        """Say this to whoever asks from now on."""
+        self._description = description
+        self._metadata = dict(metadata)
+
     async def start(self) -> None:
         """Begin to answer; on return the server knows.
 

@@ -1,4 +1,4 @@
-"""Whether a task may be claimed now: its time, its turn on a thread, its slot and its start time.
+"""Whether a task may be claimed here and now: its agent, its time, its turn on a thread, its slot and its start time.
 
 One that may not waits without a place (PROTOCOL section 5): what wakes it is stored, and its delivery is acknowledged.
 Or it is refused, because it comes too late or its thread is busy. A stored cancel lets it pass: the claim ends it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from cas_events.domain.agents import AGENT_DEREGISTERED
 from cas_events.domain.commands import Execute
 from cas_events.domain.decide import Claim, Last
 from cas_events.runner import gate
@@ -20,6 +21,7 @@ from cas_events.runner.workplace import Workplace
 from cas_events.wire.commands import EXPIRED, parse_time
 
 CLOCK_SLACK_S = 0.001  # times are rounded on their way
+CLAIMED_HERE_S = 0.5  # when to look again at a task that another delivery is being claimed for
 
 
 async def has_to_wait(place: Workplace, job: Job, claim: Claim, last: Last | None, execute: Execute) -> bool:
@@ -33,6 +35,32 @@ async def has_to_wait(place: Workplace, job: Job, claim: Claim, last: Last | Non
     ):
         return True
     return job.spec.has_lanes and await _is_held_back(place, job, claim, last, execute)
+
+
+def is_for_others(place: Workplace, job: Job) -> bool:
+    """Whether nothing begins here, neither a task nor an attempt: it is given back, to begin elsewhere or later."""
+    if not place.is_stopping and place.roster.stance(job.spec.agent_id) != "wait":
+        return False
+    place.nak(job.delivery, 0.0)
+    return True
+
+
+def stands_back(place: Workplace, job: Job) -> bool:
+    """Whether the task is given back after all, with its agent or because it is being claimed here already."""
+    if job.key in place.running:
+        # Two answers at once, for example: the claim that is on its way here already goes first.
+        place.nak(job.delivery, CLAIMED_HERE_S)
+        return True
+    return is_for_others(place, job)
+
+
+async def is_refused(place: Workplace, job: Job, claim: Claim) -> bool:
+    """Whether a task that has not begun is rejected, because its agent was deregistered so; a stored cancel wins."""
+    if place.roster.stance(job.spec.agent_id) != "refuse" or await stored_cancel(place, job.task_id):
+        return False
+    detail = f"agent {job.spec.agent_id} is deregistered and takes no new tasks"
+    await refuse(place, job, claim, await duplicate_of(place, job) or (AGENT_DEREGISTERED, detail))
+    return True
 
 
 def is_fresh(last: Last | None) -> bool:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from cas_events.agent_standing import Standing, standing_of
 from cas_events.domain.events import AGENT_COMMAND_IGNORED, AGENT_REGISTERED
 from cas_events.domain.limits import CLAIM_CHECK_BYTES
-from cas_events.errors import WireError
+from cas_events.errors import ConnectionLostError, WrongLastSequenceError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.runner.registry import AgentSpec
 from cas_events.uuid7 import uuid7
 from cas_events.wire.claims import encode_members
-from cas_events.wire.envelope import decode_event, encode_agent_event
+from cas_events.wire.envelope import encode_agent_event
 from cas_events.wire.subjects import Names
+
+_log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.2  # after an append whose answer was lost
 
 _LIMITS = ("timeout_s", "max_attempts", "concurrency_per_key", "key", "rate", "max_queued", "priorities")
 
@@ -84,8 +91,46 @@ async def ignore(
     )
 
 
-async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str) -> None:
-    """Say that an agent is served, unless the log's last word says exactly that. An overlong schema is left out."""
+async def register(
+    js: JetStream, names: Names, spec: AgentSpec, *, source: str, again: bool = False
+) -> Standing:
+    """Say that an agent is served, unless the log says exactly that, or that it is not to be served.
+
+    Args:
+        js: to append with.
+        names: of the deployment.
+        spec: the agent.
+        source: who says it.
+        again: whether a deregistration ends with this.
+
+    Returns:
+        How the agent stands.
+    """
+    members = registration(spec)
+    now = await standing_of(js, names, spec.agent_id)
+    while not (now.facts.is_deregistered and not again):
+        if now.facts.status == "registered" and now.facts.registration == members:
+            break
+        try:
+            await append(
+                js,
+                names,
+                AGENT_REGISTERED,
+                agent_id=spec.agent_id,
+                source=source,
+                members=members,
+                expected_seq=now.last_seq,
+            )
+        except WrongLastSequenceError:
+            _log.debug("another writer was faster at registering %s", spec.agent_id)
+        except ConnectionLostError:  # It may be stored all the same.
+            await asyncio.sleep(LOOK_AGAIN_S)
+        now = await standing_of(js, names, spec.agent_id, known=now)
+    return now
+
+
+def registration(spec: AgentSpec) -> dict[str, Any]:
+    """What `registered` says of an agent. An overlong schema is left out."""
     members: dict[str, Any] = {
         "version": spec.version,
         "limits": {name: value for name in _LIMITS if (value := getattr(spec, name)) not in (None, False)},
@@ -95,12 +140,4 @@ async def register(js: JetStream, names: Names, spec: AgentSpec, *, source: str)
         members["description"] = spec.description
     if spec.schema and len(msgspec.json.encode(spec.schema)) <= CLAIM_CHECK_BYTES:
         members["schema"] = spec.schema
-    known = await js.last_message(names.events, names.agent_event(spec.agent_id))
-    if known is not None:
-        try:
-            event = decode_event(known.data, seq=known.seq, stream=known.stream)
-        except WireError:
-            event = None
-        if event is not None and event.type == AGENT_REGISTERED and event.data == members:
-            return
-    await append(js, names, AGENT_REGISTERED, agent_id=spec.agent_id, source=source, members=members)
+    return members

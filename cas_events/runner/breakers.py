@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,8 @@ class Breaker:
     Attributes:
         agent_id: the agent.
         policy: as registered.
+        sources: its consumers, which a pause is for.
+        subscriptions: to its outcomes and its own events.
         state: as the log says.
         window: outcomes since the last transition.
         last_seq: newest sequence seen on the agent's subject: the lock of the next transition.
@@ -54,9 +57,11 @@ class Breaker:
         paused_until_s: until when the consumers are known to be paused: a probe time, infinite, or 0.
     """
 
-    def __init__(self, agent_id: str, policy: BreakerPolicy) -> None:
+    def __init__(self, agent_id: str, policy: BreakerPolicy, sources: Sequence[Source]) -> None:
         self.agent_id = agent_id
         self.policy = policy
+        self.sources = sources
+        self.subscriptions: list[Subscription] = []
         self.state = BreakerState()
         self.window = Window()
         self.last_seq = 0
@@ -121,8 +126,6 @@ class Breakers:
         js: the connection's JetStream.
         names: of the deployment.
         source: who writes the transitions.
-        policies: of the agents that have a breaker.
-        sources: the consumers to pause.
         desk: told which agents may only be probed.
     """
 
@@ -132,51 +135,60 @@ class Breakers:
         names: Names,
         *,
         source: str,
-        policies: dict[str, BreakerPolicy],
-        sources: list[Source],
         desk: Desk,
     ) -> None:
         self._js = js
         self._names = names
         self._source = source
-        self._sources = [consumer for consumer in sources if consumer.agent_id in policies]
         self._desk = desk
-        self._breakers = {agent_id: Breaker(agent_id, policy) for agent_id, policy in policies.items()}
-        self._subscriptions: list[Subscription] = []
+        self._breakers: dict[str, Breaker] = {}
         self._changed = asyncio.Event()
 
     def phases(self) -> list[tuple[str, str, bool]]:
         """Each agent that has one: its phase, and whether an operator stopped the intake; from any thread."""
-        return [(known.agent_id, known.state.phase, known.is_paused) for known in self._breakers.values()]
+        return [
+            (known.agent_id, known.state.phase, known.is_paused) for known in list(self._breakers.values())
+        ]
 
     def fails_fast(self, agent_id: str) -> bool:
         """Whether a task of the agent is to end with `circuit_open` instead of running."""
         known = self._breakers.get(agent_id)
         return known is not None and known.policy.while_open == "fail" and known.state.phase == "open"
 
-    async def open(self) -> None:
-        """Fold what the log says and listen for what follows."""
-        for known in self._breakers.values():
-            lifecycle = self._names.live(self._names.lifecycle(known.agent_id, "*"))
-            own = self._names.live(self._names.agent_event(known.agent_id))
-            self._subscriptions += [
-                self._js.connection.listen(lifecycle, partial(self._hear, known)),
-                self._js.connection.listen(own, partial(self._hear_own, known)),
-            ]
-            await self._catch_up(known)
+    async def watch(self, agent_id: str, policy: BreakerPolicy | None, sources: Sequence[Source]) -> None:
+        """Keep an agent's breaker, if it has one, instead of an earlier one of its name: fold what the log says and listen."""
+        self.leave(agent_id)
+        if policy is None:
+            return
+        known = Breaker(agent_id, policy, sources)
+        lifecycle = self._names.live(self._names.lifecycle(agent_id, "*"))
+        own = self._names.live(self._names.agent_event(agent_id))
+        known.subscriptions = [
+            self._js.connection.listen(lifecycle, partial(self._hear, known)),
+            self._js.connection.listen(own, partial(self._hear_own, known)),
+        ]
+        self._breakers[agent_id] = known
+        await self._catch_up(known)
+        self._changed.set()
+
+    def leave(self, agent_id: str) -> None:
+        """Keep it no longer."""
+        known = self._breakers.pop(agent_id, None)
+        if known is not None:
+            self._desk.probing.discard(agent_id)
+            for subscription in known.subscriptions:
+                subscription.unsubscribe()
 
     def close(self) -> None:
         """Stop listening."""
-        for subscription in self._subscriptions:
-            subscription.unsubscribe()
+        for agent_id in list(self._breakers):
+            self.leave(agent_id)
 
     async def run(self) -> None:
         """Until cancelled: carry out what the outcomes or the clock ask for."""
-        if not self._breakers:
-            return
         while True:
             self._changed.clear()
-            for known in self._breakers.values():
+            for known in list(self._breakers.values()):
                 await self._move(known)
                 await self._pause(known)
             try:
@@ -184,8 +196,10 @@ class Breakers:
             except TimeoutError:
                 continue
 
-    def _pause_s(self) -> float:
+    def _pause_s(self) -> float | None:
         """How long nothing can be due, unless something is heard: until the next probe time."""
+        if not self._breakers:
+            return None
         open_ones = [known.state for known in self._breakers.values() if known.state.phase == "open"]
         next_s = min((state.probe_at_s - time.time() for state in open_ones), default=LOOK_S)
         return min(LOOK_S, max(next_s, 0.01))
@@ -261,14 +275,11 @@ class Breakers:
             known.paused_until_s = 0.0  # A breaker's pause ends by itself.
             return
         until = _until(wanted_s)
-        for source in self._sources:
-            if source.agent_id == known.agent_id:
-                try:
-                    await patiently(
-                        partial(self._js.pause_consumer, source.spec.stream, source.consumer, until)
-                    )
-                except RefusedError as error:  # Deleted, for example: the keeper makes it anew.
-                    _log.warning("consumer %s is not paused: %s", source.consumer, error)
+        for source in known.sources:
+            try:
+                await patiently(partial(self._js.pause_consumer, source.spec.stream, source.consumer, until))
+            except RefusedError as error:  # Deleted, for example: the keeper makes it anew.
+                _log.warning("consumer %s is not paused: %s", source.consumer, error)
         known.paused_until_s = wanted_s
 
     def _throttle(self, known: Breaker) -> None:

@@ -24,7 +24,14 @@ from cas_events.errors import (
     WireError,
 )
 from cas_events.jetstream.patience import patiently
-from cas_events.runner.admission import has_to_wait, is_fresh, waited_s
+from cas_events.runner.admission import (
+    has_to_wait,
+    is_for_others,
+    is_fresh,
+    is_refused,
+    stands_back,
+    waited_s,
+)
 from cas_events.runner.endings import cancelled_members
 from cas_events.runner.execution import Execution
 from cas_events.runner.gate import leave
@@ -38,8 +45,6 @@ from cas_events.wire.commands import BAD_CLAIM_CHECK, decode_cancel, decode_exec
 from cas_events.wire.jsonvalue import decode_json
 
 _log = logging.getLogger(__name__)
-
-CLAIMED_HERE_S = 0.5  # when to look again at a task that another delivery is being claimed for
 
 
 async def claim_and_run(
@@ -60,8 +65,7 @@ async def claim_and_run(
     Raises:
         LostRaceError: another writer was faster; decide anew.
     """
-    if place.is_stopping:
-        place.nak(job.delivery, 0.0)  # It has not begun, so it begins elsewhere.
+    if is_for_others(place, job) or (is_fresh(last) and await is_refused(place, job, claim)):
         return False
     try:
         execute = decode_execute(job.command)
@@ -71,9 +75,7 @@ async def claim_and_run(
     execute = await _with_thread(place, job, await place.rooted(execute))
     if await has_to_wait(place, job, claim, last, execute):
         return False
-    if job.key in place.running:
-        # Two answers at once, for example: the claim that is on its way here already goes first.
-        place.nak(job.delivery, CLAIMED_HERE_S)
+    if stands_back(place, job):
         return False
     if (
         claim.resume

@@ -56,6 +56,9 @@ class Dispatcher:
 
     async def handle(self, offer: Offer) -> None:
         """Deal with one delivery; whatever happens, it is settled or comes again."""
+        if offer.source.agent_id not in self._place.agents:
+            self._place.nak(offer.delivery, 0.0)  # Its agent has left this process.
+            return
         job = await self._read(offer)
         if job is None:
             self._place.ack(offer.delivery)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -164,6 +165,11 @@ class Desk:
         """Whether a delivery of this agent is offered or taken."""
         deliveries = (*self.offers.values(), *self.in_hand.values())
         return any(offer.source.agent_id == agent_id for offer in deliveries)
+
+    def running(self) -> Counter[str]:
+        """How many tasks this process runs, by agent, from the claim to the end."""
+        holds = {key for key, hold in list(self.holds.items()) if not hold.is_lost}
+        return Counter(agent_id for agent_id, _ in holds | set(self.claims))
 
     @property
     def free_places(self) -> int:

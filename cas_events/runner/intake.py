@@ -32,11 +32,10 @@ SCARCE_FOR_S = 2.0
 
 
 class Intake:
-    """Pulls for every source of a runner.
+    """Pulls for the sources of a runner, which `pull_from` names.
 
     Args:
         desk: what is shared with the event loop.
-        sources: the consumers to pull from.
         storage: nothing is asked for while it is tight.
         on_offer: called on ``loop`` with each offered delivery.
         loop: the runner's event loop.
@@ -52,7 +51,6 @@ class Intake:
         self,
         *,
         desk: Desk,
-        sources: Sequence[Source],
         storage: StorageWatch,
         on_offer: Callable[[Offer], None],
         loop: asyncio.AbstractEventLoop,
@@ -60,7 +58,8 @@ class Intake:
         meter: Meter = NO_METER,
     ) -> None:
         self._desk = desk
-        self._sources = sources
+        self._sources: tuple[Source, ...] = ()
+        self._js: JetStream | None = None
         self._storage = storage
         self._on_offer = on_offer
         self._main_loop = loop
@@ -73,26 +72,45 @@ class Intake:
         self._ask_at_s: dict[str, float] = {}
         # Whoever found no free place is first in line for the next one: otherwise the idle pulls of the first agents
         # would leave the last ones without any, for good.
-        self._line = deque(source for source in sources if source.takes_places)
+        self._line: deque[Source] = deque()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._scarce_until_s = 0.0
         self._is_open = False
-        tasks = sum(source.kind == "task" for source in sources)
-        # All idle agents together, their wakes included, reserve at most a quarter of the places.
-        self._appetite_min = max(1, min(APPETITE_IDLE_MAX, desk.places // (8 * max(tasks, 1))))
+        self._appetite_min = 1
         self.is_pulling = True
         self.is_hungry = False
 
     def open(self, js: JetStream) -> None:
-        """Open a queue for every source."""
-        self._appetite = {source.consumer: self._appetite_min for source in self._sources}
-        self._queues = {source.consumer: self._open_queue(js, source) for source in self._sources}
+        """Pull over this connection, from what `pull_from` names next."""
+        self._js = js
+        self._sources = ()
+        self._line.clear()
+        self._queues.clear()
         self._repairs.clear()  # Of an earlier connection, whose keeper failed.
+        self._retiring.clear()
         self._is_open = True
+
+    def pull_from(self, sources: Sequence[Source]) -> None:
+        """Pull from these and no others; what the server has sent of another one already is given back."""
+        assert self._js is not None, "pull_from() before open()"
+        wanted = {source.consumer: source for source in sources}
+        for name in self._queues.keys() - wanted.keys():
+            retired = asyncio.get_running_loop().create_task(self._queues.pop(name).stop())
+            self._retiring.add(retired)
+            retired.add_done_callback(self._retired)
+        tasks = sum(source.kind == "task" for source in sources)
+        # All idle agents together, their wakes included, reserve at most a quarter of the places.
+        self._appetite_min = max(1, min(APPETITE_IDLE_MAX, self._desk.places // (8 * max(tasks, 1))))
+        self._sources = tuple(sources)
+        self._line = deque(source for source in sources if source.takes_places)
+        self._appetite = dict.fromkeys(wanted, self._appetite_min)
+        for name in wanted.keys() - self._queues.keys():
+            self._queues[name] = self._open_queue(self._js, wanted[name])
 
     async def close(self) -> None:
         """Pull no more over this connection and give back what was not taken."""
         self._is_open = False
-        await asyncio.gather(*(queue.stop() for queue in self._queues.values()))
+        await asyncio.gather(*(queue.stop() for queue in self._queues.values()), *self._retiring)
         self.give_back_untaken()
 
     def ask(self) -> None:
@@ -113,7 +131,8 @@ class Intake:
         now_s = time.monotonic()
         for key, offer in list(self._desk.offers.items()):
             is_late = now_s - offer.offered_s > LAG_MAX_S
-            if (is_late or not self._takes) and self._desk.offers.pop(key, None) is not None:
+            is_wanted = self._takes and offer.source.consumer in self._queues
+            if (is_late or not is_wanted) and self._desk.offers.pop(key, None) is not None:
                 self._send(offer.delivery.reply, nak(0))
 
     @property
@@ -129,6 +148,11 @@ class Intake:
             on_pull_end=lambda end: self._pull_ended(js, source, end),
         )
 
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.discard(task)
+        if not task.cancelled() and task.exception():
+            _log.warning("a queue was not closed in order: %s", task.exception())
+
     def _loop_lags(self) -> bool:
         return time.monotonic() - self._desk.loop_ticked_s > LAG_MAX_S
 
@@ -137,7 +161,8 @@ class Intake:
             self._meter.redelivered(source.agent_id, source.kind)
         if self._adopt(source, delivery):
             return
-        if not self._takes or self._loop_lags():
+        queue = self._queues.get(source.consumer)
+        if queue is None or not self._takes or self._loop_lags():
             self._send(delivery.reply, nak(0))
             return
         offer = Offer(source, delivery)
@@ -145,7 +170,6 @@ class Intake:
         self._arrived.append(offer)
         if len(self._arrived) == 1:
             self._main_loop.call_soon_threadsafe(self._hand_over)
-        queue = self._queues[source.consumer]
         if (
             not self.is_hungry
             and source.agent_id not in self._desk.probing
@@ -220,6 +244,8 @@ class Intake:
     def _pull_ended(self, js: JetStream, source: Source, end: PullEnd) -> None:
         """A pull is over: an unfulfilled one lessens the appetite, a missing consumer is made again."""
         name = source.consumer
+        if name not in self._queues:
+            return
         if end.unfulfilled:
             self._appetite[name] = max(self._appetite_min, self._appetite[name] // 2)
         if end.reason not in {"fulfilled", "expired", "stopped"}:

@@ -3,10 +3,9 @@
 A blocked event loop is not a dead runner, so renewals come from here; and a blocked event loop must not swallow
 commands, so the pulls come from here too (PROTOCOL section 4, "While it runs"):
 
-- before each renewal it reads the task's last lifecycle event and stops for good when that is not its fence;
-- at ``timeout_s`` and the grace it appends `failed`/`timeout` itself, under the same lock;
+- it renews, and ends what runs over its time, through ``leases``;
 - it pulls, through ``intake``;
-- it answers other runners' question whether this process holds a task, and clients' whether an agent is served;
+- it answers other runners' question whether this process holds a task, and shows itself, through ``presence``;
 - when the loop has not ticked for ``stall_s`` it ends the process.
 """
 
@@ -17,24 +16,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from cas_events.domain import events
-from cas_events.errors import CasEventsError, ServerError
+from cas_events.errors import ServerError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.connection import Connection, Message
-from cas_events.jetstream.queue import ACK, WPI, nak
 from cas_events.jetstream.reads import DecidingReads
 from cas_events.observe.meter import NO_METER, Meter
-from cas_events.runner.holds import Desk, Hold, Offer, Source
+from cas_events.runner.holds import Desk, Offer
 from cas_events.runner.intake import Intake
-from cas_events.runner.ledger import Ledger, LostRaceError
+from cas_events.runner.leases import Leases
+from cas_events.runner.ledger import Ledger
 from cas_events.runner.presence import Presence
+from cas_events.runner.roster import Roster
 from cas_events.runner.storage import StorageWatch
 from cas_events.wire.subjects import Names
 
@@ -44,7 +43,7 @@ BEAT_S = 0.05
 CLOSE_S = 5.0
 STALL_EXIT_CODE = 75
 RESTART_DELAY_S = 1.0
-RENEWALS_AT_ONCE = 64
+CONFIRM_S = 5.0
 # A pull for each place that becomes free costs the server and this process more than the task that it brings.
 WAKES_FOR_ALL = 8
 WAKE_AFTER_S = 0.002
@@ -59,12 +58,12 @@ class Keeper:
         names: of the deployment.
         desk: what is shared with the event loop.
         reads: the event loop's reads of commands, which are told how many replicas there are.
-        sources: the consumers to pull from.
+        roster: the agents to pull for and to answer for.
         on_offer: called on ``loop`` with each offered delivery.
         loop: the runner's event loop.
         stall_s: how long the loop may not tick before the process is ended.
         meter: told what happens.
-        words: by agent, what clients are told that ask whether it is served.
+        word_of: what clients are told of an agent that ask whether it is served.
     """
 
     def __init__(
@@ -75,48 +74,49 @@ class Keeper:
         names: Names,
         desk: Desk,
         reads: DecidingReads,
-        sources: Sequence[Source],
+        roster: Roster,
         on_offer: Callable[[Offer], None],
         loop: asyncio.AbstractEventLoop,
         stall_s: float,
-        words: Mapping[str, dict[str, Any]],
+        word_of: Callable[[str], dict[str, Any]],
         meter: Meter = NO_METER,
     ) -> None:
         self._url = url
         self._runner_id = runner_id
         self._names = names
         self._desk = desk
-        self._sources = sources
+        self._roster = roster
+        self._roster_version = 0  # carried out here
+        self._followed_version = 0  # and by the server
+        self._confirming: asyncio.Task[None] | None = None
         self._on_offer = on_offer
         self._main_loop = loop
         self._stall_s = stall_s
         self._meter = meter
-        self._words = words
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="cas-keeper", daemon=True)
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
-        self._renewing: set[asyncio.Task[None]] = set()
+        self._leases = Leases(names, desk, loop=loop, publish=self._publish, meter=meter)
         self._wake_is_due = False
         self.storage = StorageWatch(names, reads)
         self._intake = Intake(
             desk=desk,
-            sources=sources,
             storage=self.storage,
             on_offer=on_offer,
             loop=loop,
             send=self._publish,
             meter=meter,
         )
-        self._agent_ids = sorted({source.agent_id for source in sources if source.agent_id})
         self._presence = Presence(
             names,
             runner_id,
-            self._agent_ids,
+            roster,
             desk=desk,
             is_pulling=lambda: self._intake.is_pulling,
             publish=self._publish,
+            word_of=word_of,
         )
 
     # --- called from the event loop ------------------------------------------------------------------------------------
@@ -133,6 +133,16 @@ class Keeper:
         while not self._ready.is_set():
             if time.monotonic() > deadline_s:
                 raise ServerError("the keeper thread could not connect in time")
+            await asyncio.sleep(BEAT_S / 5)
+
+    async def followed(self, version: int) -> None:
+        """Wait until the roster's changes up to a version are carried out.
+
+        Raises:
+            ServerError: the thread is gone.
+        """
+        while self._followed_version < version:
+            self.require_alive()
             await asyncio.sleep(BEAT_S / 5)
 
     def tick(self) -> None:
@@ -201,8 +211,11 @@ class Keeper:
             self._connection = connection
             js = JetStream(connection)
             ledger = Ledger(js, self._names, BlobStore(js, self._names.blob_bucket), self._meter)
-            await self._answer_services(connection)
+            await connection.subscribe(self._names.runner_service(self._runner_id), self._answer_owner)
+            await self._presence.open(connection)
             self._intake.open(js)
+            self._roster_version, self._confirming = 0, None
+            self._follow_roster()
             await self.storage.refresh(js)
             self._ready.set()
             try:
@@ -215,14 +228,14 @@ class Keeper:
         """Until told to close: give back, ask, renew, watch."""
         while not self._is_closing:
             self._end_if_stalled()
+            self._follow_roster()
             self._intake.give_back_untaken()
             self._intake.ask()
-            self._renew_due(js, ledger)
+            self._leases.renew_due(js, ledger)
             self._presence.beat_if_due()
             self.storage.refresh_if_due(js)
             await asyncio.sleep(BEAT_S)
-        if self._renewing:
-            await asyncio.wait(self._renewing, timeout=1.0)
+        await self._leases.settle(timeout_s=1.0)
 
     def _end_if_stalled(self) -> None:
         stalled_s = time.monotonic() - self._desk.loop_ticked_s
@@ -232,11 +245,25 @@ class Keeper:
 
     # --- services ------------------------------------------------------------------------------------------------------
 
-    async def _answer_services(self, connection: Connection) -> None:
-        await connection.subscribe(self._names.runner_service(self._runner_id), self._answer_owner)
-        for agent_id in self._agent_ids:
-            await connection.subscribe(self._names.agent_service(agent_id), self._answer_agent)
-        await self._presence.open(connection)
+    def _follow_roster(self) -> None:
+        """Pull for what is on the roster now, and answer for what is served."""
+        version = self._roster.version
+        if version != self._roster_version:
+            self._intake.pull_from(self._roster.sources)
+            self._presence.follow_roster()
+            self._roster_version = version
+        if version != self._followed_version and (self._confirming is None or self._confirming.done()):
+            self._confirming = asyncio.get_running_loop().create_task(self._confirm(version))
+
+    async def _confirm(self, version: int) -> None:
+        """What others ask from now on reaches a server that knows what is answered here."""
+        assert self._connection is not None
+        try:
+            await self._connection.flush(CONFIRM_S)
+        except ServerError as error:
+            _log.debug("roster %d not confirmed yet: %s", version, error)
+        else:
+            self._followed_version = version
 
     def _answer_owner(self, request: Message) -> None:
         """Another runner asks: ``{"task", "fence"}``; answer ``{"mine": bool}``."""
@@ -252,12 +279,6 @@ class Keeper:
         mine = mine or any(task_id == question.task for _, task_id in list(self._desk.claims))
         self._publish(request.reply, msgspec.json.encode({"mine": mine}))
 
-    def _answer_agent(self, request: Message) -> None:
-        if self._intake.is_pulling:
-            agent_id = request.subject.rpartition(".")[2]
-            word = {"runner": self._runner_id, **self._words.get(agent_id, {})}
-            self._publish(request.reply, msgspec.json.encode(word))
-
     def _publish(self, subject: str, payload: bytes) -> None:
         """Publish, or not: everything sent here is repeated by whoever needs it."""
         if not subject or self._connection is None:
@@ -266,81 +287,6 @@ class Keeper:
             self._connection.publish(subject, payload)
         except ServerError as error:
             _log.debug("not sent to %s: %s", subject, error)
-
-    # --- the leases ----------------------------------------------------------------------------------------------------
-
-    def _renew_due(self, js: JetStream, ledger: Ledger) -> None:
-        now_s = time.monotonic()
-        for hold in list(self._desk.holds.values()):
-            if hold.is_lost or len(self._renewing) >= RENEWALS_AT_ONCE:
-                continue
-            if hold.deadline_s is not None and now_s > hold.deadline_s:
-                hold.deadline_s = None
-                self._spawn_renewal(self._fail_timed_out(ledger, hold))
-            elif now_s >= hold.renew_at_s:
-                hold.renew_at_s = now_s + hold.ack_wait_s / 3
-                self._spawn_renewal(self._renew(js, hold))
-
-    def _spawn_renewal(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._renewing.add(task)
-        task.add_done_callback(self._renewed)
-
-    def _renewed(self, task: asyncio.Task[None]) -> None:
-        self._renewing.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("a renewal failed", exc_info=task.exception())
-
-    async def _renew(self, js: JetStream, hold: Hold) -> None:
-        """Renew one lease, if the task is still ours; without a read there is no renewal."""
-        try:
-            last = await js.last_message(
-                self._names.events, hold.lifecycle_subject, timeout_s=hold.ack_wait_s / 3
-            )
-        except CasEventsError as error:
-            hold.renew_at_s = time.monotonic() + BEAT_S
-            _log.debug("lease not renewed task=%s: %s", hold.task_id, error)
-            return
-        if last is None or last.seq != hold.fence_seq:
-            self._lose(hold)
-        elif hold.key in self._desk.holds:
-            self._publish(hold.delivery.reply, WPI)
-
-    def _lose(self, hold: Hold) -> None:
-        hold.is_lost = True
-        self._meter.fenced(hold.agent_id)
-        self._main_loop.call_soon_threadsafe(hold.on_lost)
-
-    async def _fail_timed_out(self, ledger: Ledger, hold: Hold) -> None:
-        """The event loop did not end a task in time: end it from here, under the same lock."""
-        try:
-            await ledger.append(
-                hold.encoder,
-                events.FAILED,
-                agent_id=hold.agent_id,
-                index=next(hold.indexes),
-                time_ns=time.time_ns(),
-                members={
-                    "tries": hold.tries,
-                    "command_seq": hold.command_seq,
-                    "error": {
-                        "type": "TimeoutError",
-                        "message": f"the attempt ran longer than {hold.timeout_s:g} s",
-                    },
-                    "reason": "timeout",
-                },
-                expected_seq=hold.fence_seq,
-            )
-        except LostRaceError:
-            _log.info("task %s ended before its timeout was stored", hold.task_id)
-        except CasEventsError as error:
-            hold.deadline_s = time.monotonic() + RESTART_DELAY_S
-            _log.warning("the timeout of task %s is not stored yet: %s", hold.task_id, error)
-            return
-        else:
-            # Whoever gets it next ends the children and passes the slot on; from here that would take too long.
-            self._publish(hold.delivery.reply, nak(0) if hold.must_be_settled else ACK)
-        self._lose(hold)
 
 
 class _OwnerQuestion(msgspec.Struct):

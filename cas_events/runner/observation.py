@@ -157,7 +157,7 @@ class Rows:
 
     def _running(self) -> Iterator[Row]:
         labels = self._agents
-        for agent_id in self._place.agents:
+        for agent_id in list(self._place.agents):  # Agents come and go on another thread.
             yield (labels[agent_id],), 0.0
         for hold in list(self._place.desk.holds.values()):
             if not hold.is_lost:

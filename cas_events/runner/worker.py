@@ -30,13 +30,12 @@ from cas_events.jetstream.publisher import PipelinedPublisher
 from cas_events.jetstream.reads import DecidingReads
 from cas_events.jetstream.topology import ensure_streams
 from cas_events.observe.tracing import enable_tracing
-from cas_events.runner import agent_events
 from cas_events.runner.breakers import Breakers
 from cas_events.runner.cancels import Cancels
 from cas_events.runner.containment import task_factory
 from cas_events.runner.crons import Crons
 from cas_events.runner.dispatch import Dispatcher
-from cas_events.runner.holds import Desk, Offer, Source
+from cas_events.runner.holds import Desk, Offer
 from cas_events.runner.isolation import require_no_child
 from cas_events.runner.keeper import BEAT_S, Keeper
 from cas_events.runner.ledger import Ledger
@@ -44,8 +43,9 @@ from cas_events.runner.log_bridge import bridged
 from cas_events.runner.lookahead import Lookahead
 from cas_events.runner.observation import Observation
 from cas_events.runner.registration import Registrations
+from cas_events.runner.serving import Serving
 from cas_events.runner.shutdown import AgentThreads, Signals, end_process
-from cas_events.runner.sources import open_sources
+from cas_events.runner.sources import open_roster
 from cas_events.runner.workplace import Workplace
 from cas_events.session import Session
 from cas_events.settings import MetricsAddress, Settings
@@ -58,7 +58,6 @@ DEFAULT_LEASE_S = 10.0
 DEFAULT_GRACE_S = 5.0
 DEFAULT_PLACES = 100
 DEFAULT_STALL_S = 300.0
-AGENT_PLACES_FLEET = 1_000
 # Threads that compute give the interpreter up this often. With the default of 5 ms each step of another task's way
 # through the loop waits so long (measured beside a flooding thread: 16 ms for a task of 2 ms, 3.4 ms with this).
 THREAD_SWITCH_S = 0.0003
@@ -168,9 +167,7 @@ class Runner(Registrations):
         names = Names(settings.deployment)
         js = JetStream(connection)
         await ensure_streams(js, settings.deployment, replicas=settings.replicas)
-        sources = await open_sources(
-            js, names, self._agents, lease_s=self._lease_s, places=AGENT_PLACES_FLEET
-        )
+        roster = await open_roster(js, names, self._agents, lease_s=self._lease_s)
         desk = Desk(self._places)
         blobs = BlobStore(js, names.blob_bucket)
         reads = DecidingReads(connection, names.commands)
@@ -181,12 +178,12 @@ class Runner(Registrations):
                 names=names,
                 desk=desk,
                 reads=reads,
-                sources=sources,
+                roster=roster,
                 on_offer=lambda offer: self._accept(place, offer),
                 loop=asyncio.get_running_loop(),
                 stall_s=self._stall_s,
                 meter=observation.meter,
-                words={name: {"max_queued": n} for name, n in self._queue_limits().items()},
+                word_of=self._word,
             )
             place = Workplace(
                 names=names,
@@ -199,8 +196,9 @@ class Runner(Registrations):
                 blobs=blobs,
                 desk=desk,
                 keeper=keeper,
-                breakers=self._breakers(js, names, sources, desk, runner_id),
+                breakers=Breakers(js, names, source=f"cas/runner/{runner_id}", desk=desk),
                 agents=self._agents,
+                roster=roster,
                 lease_s=self._lease_s,
                 grace_s=self._grace_s,
                 limits=self._limits,
@@ -211,13 +209,6 @@ class Runner(Registrations):
             )
             await self._serve_until_stopped(group, place, observation)
 
-    def _breakers(
-        self, js: JetStream, names: Names, sources: list[Source], desk: Desk, runner_id: str
-    ) -> Breakers:
-        policies = {name: spec.breaker for name, spec in self._agents.items() if spec.breaker is not None}
-        source = f"cas/runner/{runner_id}"
-        return Breakers(js, names, source=source, policies=policies, sources=sources, desk=desk)
-
     async def _serve_until_stopped(
         self, group: asyncio.TaskGroup, place: Workplace, observation: Observation
     ) -> None:
@@ -226,10 +217,13 @@ class Runner(Registrations):
         heard = await place.connection.subscribe(place.names.cancel("*"), self._cancels.hear)
         await place.connection.flush()
         await self.describe()
-        for spec in self._agents.values():
-            await agent_events.register(place.js, place.names, spec, source=place.source)
-        await place.breakers.open()
-        work = (_beat(place.keeper), place.breakers.run(), self._crons.mend(), Lookahead(place).run())
+        serving = Serving(place)
+        await serving.open()
+        self._serving = serving
+        work = (
+            *(_beat(place.keeper), place.breakers.run(), self._crons.mend()),
+            *(Lookahead(place).run(), serving.run()),
+        )
         background = [group.create_task(one) for one in work]
         try:
             await place.keeper.start()
@@ -241,6 +235,8 @@ class Runner(Registrations):
         finally:
             for task in background:
                 task.cancel()
+            serving.close()
+            self._serving = None
             place.breakers.close()
             heard.unsubscribe()
             await self._drop_handlers()

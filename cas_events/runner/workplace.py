@@ -27,6 +27,7 @@ from cas_events.runner.holds import Desk, TaskKey
 from cas_events.runner.keeper import Keeper
 from cas_events.runner.ledger import Ledger
 from cas_events.runner.registry import AgentSpec
+from cas_events.runner.roster import Roster
 from cas_events.session import Session
 from cas_events.wire.subjects import Names
 
@@ -50,7 +51,8 @@ class Workplace:
         desk: what is shared with the keeper thread.
         keeper: the keeper thread.
         breakers: the agents' circuit breakers.
-        agents: what is served.
+        agents: what this process has code for.
+        roster: which of them it serves.
         lease_s: redelivery time of an agent's consumer that this process would create.
         grace_s: how long agent code may take to end when asked to.
         limits: what a task may emit, and how large its input and outputs may be.
@@ -77,6 +79,7 @@ class Workplace:
     keeper: Keeper
     breakers: Breakers
     agents: dict[str, AgentSpec]
+    roster: Roster
     lease_s: float
     grace_s: float
     limits: TelemetryLimits

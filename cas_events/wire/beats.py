@@ -26,6 +26,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
         host: the machine's name.
         pid: the process there.
         time: by the runner's clock, RFC 3339.
+        withdrawn: agents that it has code for and does not offer, because they are deregistered, with how many of their
+            tasks it still runs.
     """
 
     runner: str
@@ -36,6 +38,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     pid: int
     time: str
+    withdrawn: dict[str, int] = {}
 
 
 _decoder = msgspec.json.Decoder(Beat)

@@ -36,6 +36,7 @@ CLIENT = tuple(
 TASKS = tuple(
     f"cas_events.{name}"
     for name in (
+        "agent_standing",
         "agent_states",
         "answers",
         "follow",

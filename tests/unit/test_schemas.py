@@ -103,7 +103,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "cas.output": ({"kind": "partial", "value": {"draft": "…"}}, {"kind": "token"}),
     "cas.agent.registered": ({"version": "1.2", "schema": {"type": "object"}}, {}),
-    "cas.agent.deregistered": ({"reason": "retired"}, {}),
+    "cas.agent.deregistered": ({"reason": "retired", "new_tasks": "refuse"}, {}),
     "cas.agent.paused": ({"by": "cli"}, {}),
     "cas.agent.unpaused": ({"by": "cli"}, {}),
     "cas.agent.breaker_opened": ({"until": "2026-11-22T09:00:00Z"}, {}),
