@@ -13,7 +13,8 @@ import msgspec
 
 from cas_events.domain.commands import TIMEOUT_MAX_S, Token
 from cas_events.domain.cron import Cron, parse_cron
-from cas_events.errors import InvalidScheduleError
+from cas_events.errors import InvalidCommandError, InvalidScheduleError
+from cas_events.wire.commands import execute_from
 
 Missed = Literal["fire_once", "skip"]
 MISSED_AFTER_S = 60.0
@@ -102,9 +103,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
         return str(uuid.uuid5(_FIRINGS, f"{self.id}:{int(due.timestamp())}"))
 
     def members(self, name: str, due: datetime) -> dict[str, Any]:
-        """The members of the command of a due time's task, but for its id."""
+        """The members of the command of a due time's task, but for its id; those that are unknown here are left out."""
+        known = ScheduleOptions.__annotations__.keys() | {"input"}
+        members = {member: value for member, value in self.execute.items() if member in known}
         metadata = {**self.execute.get("metadata", {}), "schedule": name, "due": rfc3339(due)}
-        return {**self.execute, "metadata": metadata}
+        return {**members, "metadata": metadata}
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +185,8 @@ def read_definition(state: Mapping[str, Any]) -> Definition | None:
     try:
         definition = msgspec.convert(state, Definition)
         definition.rule()
-    except (msgspec.ValidationError, InvalidScheduleError):
+        execute_from(definition.execute)
+    except (msgspec.ValidationError, InvalidScheduleError, InvalidCommandError):
         return None
     moments = (definition.since, definition.created_at)
     return definition if all(moment.tzinfo is not None for moment in moments) else None

@@ -51,6 +51,12 @@ async def known(cas: Client, serve) -> None:
         pass
 
 
+async def long_since_due(cas: Client, name: str) -> datetime:
+    """Let a yearly schedule have been made years ago; one of its due times since."""
+    await cas.update_agent_state("cron", {"since": "2020-01-01T00:00:00Z"}, name)
+    return datetime(2026, 1, 1, tzinfo=UTC)
+
+
 async def body_of(cas: Client, name: str, due: datetime) -> bytes:
     """What the server fires for a schedule."""
     state = await cas.get_agent_state("cron", name)
@@ -115,18 +121,24 @@ async def test_each_due_time_starts_one_task_however_many_runners_there_are(cas:
 
 async def test_a_due_time_that_comes_twice_starts_one_task(cas: Client, serve) -> None:
     """As the server does after kill -9, and JetStream whenever an acknowledgement is lost."""
+    js, names = cas._session.js, cas._session.names
     async with running(cas, serve()):
-        await cas.create_schedule("twice", "noop", {"text": "x" * 300_000}, "* * * * * *")
-        [task_id, *_] = await until_async(lambda: commands(cas, "twice"), what="the first run")
+        made = await cas.create_schedule("twice", "noop", {"text": "x" * 300_000}, YEARLY)
+        due = await long_since_due(cas, "twice")
+        body, subject = await body_of(cas, "twice", due), names.cron_due("twice")
+        await put(cas, subject, body)
+        [task_id] = await commands(cas, "twice")
         assert (await (await cas.task(task_id)).result()).status == "completed"
-        due = (await commands(cas, "twice"))[task_id]["metadata"]["due"]
-        body = await body_of(cas, "twice", datetime.fromisoformat(due))
-        await put(cas, cas._session.names.cron_due("twice"), body)
-        await put(cas, cas._session.names.cron_due("twice"), body)
-        found = await commands(cas, "twice")
-        await cas.cancel_schedule("twice")
+        await put(cas, subject, body)
+        # Its runner died when it had stored the execute, and not the next timer.
+        await js.call(f"STREAM.PURGE.{names.timers}", {"filter": names.schedule("twice")})
+        await put(cas, subject, body)
+        assert list(await commands(cas, "twice")) == [task_id]
+        assert await next_due(cas, "twice") == made.next_due
 
-    assert [task for task, command in found.items() if command["metadata"]["due"] == due] == [task_id]
+        await cas.cancel_schedule("twice")
+        await put(cas, subject, body)
+    assert list(await commands(cas, "twice")) == [task_id]
 
 
 async def test_runs_that_were_missed_are_made_up_for_once_or_skipped(
