@@ -14,7 +14,7 @@ from tests.harness.patience import IS_TORTURE, count
 from tests.harness.server import NatsServer
 
 # What hangs ends after this; every wait inside a test is shorter, and says what it waited for.
-HANGS_S = count(300, 1800)
+HANGS_S = count(600, 1800)
 
 # The short form asks the same examples every time, and of no example that it be fast.
 hypothesis.settings.register_profile(

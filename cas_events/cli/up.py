@@ -19,7 +19,7 @@ from cas_events.settings import DEFAULT_HOME, Settings
 if TYPE_CHECKING:
     from cas_events.cli.stack import Plan, Stack
 
-READY_S = 30.0
+READY_S = 60.0
 
 TRY = (
     """cas run echo '{"steps": 5, "delay_s": 0.3}'""",

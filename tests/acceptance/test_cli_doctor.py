@@ -23,7 +23,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection, Message
 from cas_events.jetstream.topology import agent_consumer, stream_specs
 from cas_events.wire.subjects import Names
-from tests.harness.cas import Answer, Cas
+from tests.harness.cas import UNSIGNED_PROJECTOR, Answer, Cas
 from tests.harness.nats_process import loopback_config, nats_process
 from tests.harness.server import NatsServer
 from tests.harness.wait import until
@@ -101,7 +101,7 @@ def whole(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> 
     cas = cas_for(nats_server.url, f"t{uuid.uuid4().hex[:12]}", home)
     with (
         cas.process("worker", "cas_events.agents.samples:runner") as worker,
-        cas.process("projector") as projector,
+        cas.process(*UNSIGNED_PROJECTOR) as projector,
     ):
         worker.line_with("runner ready")
         projector.line_with("ready")
@@ -268,7 +268,7 @@ def test_work_that_nobody_does_is_a_problem(cas: Cas) -> None:
     assert (without.code, problems(without)) == (1, ["agent nobody"])
     assert "never had a runner" in check(without, "agent nobody")["said"]
     assert promise(without, 1)[0] == "holds with a condition"
-    with cas.process("projector") as projector:
+    with cas.process(*UNSIGNED_PROJECTOR) as projector:
         projector.line_with("ready")
         asyncio.run(until(lambda: "1 of its tasks wait" in said_of_nobody(cas), what="the tables know"))
         assert check(cas("doctor", "--json"), "projector")["level"] == "ok"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.cas import Cas, CasProcess
+from tests.harness.cas import UNSIGNED_PROJECTOR, Cas, CasProcess
 from tests.harness.patience import promised
 from tests.harness.server import NatsServer
 
@@ -160,7 +160,7 @@ def test_run_says_how_to_answer_and_goes_on(cas: Cas, worker: CasProcess, task_i
 
 
 def test_the_tables_show_that_it_waits(cas: Cas, worker: CasProcess, task_id: str) -> None:
-    with cas.process("projector") as projector:
+    with cas.process(*UNSIGNED_PROJECTOR) as projector:
         projector.line_with("ready")
         [question] = ask(cas, task_id, "ok?")
         [asked] = [

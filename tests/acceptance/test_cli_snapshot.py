@@ -19,7 +19,7 @@ from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
 from cas_events.jetstream.topology import ensure_streams
 from cas_events.wire.subjects import Names
-from tests.harness.cas import Cas
+from tests.harness.cas import UNSIGNED_PROJECTOR, Cas
 from tests.harness.patience import promised
 
 EVENTS = 400
@@ -41,7 +41,7 @@ async def log(deployment: str, connection: Connection) -> int:
 def cas(log: int, tmp_path: Path, nats_url: str, deployment: str) -> Iterator[Cas]:
     home = {"CAS_NATS_URL": nats_url, "CAS_DEPLOYMENT": deployment, "CAS_HOME": str(tmp_path / "home")}
     command = Cas(home)
-    with command.process("projector") as projector:
+    with command.process(*UNSIGNED_PROJECTOR) as projector:
         projector.line_with("projector.ready")
         assert command("sql", "SELECT 1", "--wait-for", str(log)).code == 0
         yield command
@@ -142,7 +142,7 @@ def test_without_a_projector_the_file_answers(
     home = {"CAS_NATS_URL": nats_url, "CAS_DEPLOYMENT": deployment, "CAS_HOME": str(tmp_path / "home")}
     cas = Cas(home)
     assert cas("snapshot", str(tmp_path / "x.duckdb")).code == 1
-    with cas.process("projector") as projector:
+    with cas.process(*UNSIGNED_PROJECTOR) as projector:
         projector.line_with("projector.ready")
         assert cas("sql", "SELECT 1", "--wait-for", str(log)).code == 0
     taken = cas("snapshot", str(tmp_path / "x.duckdb"), "--json")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.cas import Cas
+from tests.harness.cas import UNSIGNED_PROJECTOR, Cas
 from tests.harness.server import NatsServer
 
 AGENTS = '''
@@ -53,7 +53,10 @@ def cas(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> It
             "CAS_HOME": str(home),
         }
     )
-    with cas.process("worker", "family:mine", cwd=home) as worker, cas.process("projector") as projector:
+    with (
+        cas.process("worker", "family:mine", cwd=home) as worker,
+        cas.process(*UNSIGNED_PROJECTOR) as projector,
+    ):
         worker.line_with("runner ready")
         projector.line_with("ready")
         answer = cas("run", "campaign", "--task-id", "spring", "--wait-for-runner", "20")

@@ -23,7 +23,7 @@ from tests.harness.wait import until
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(console|(?:python|markdown) file=(\S+))\n(.*?)^```", re.MULTILINE | re.DOTALL)
-TIMEOUT_S = 100
+TIMEOUT_S = promised(40)
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -93,9 +93,10 @@ def shell(tmp_path: Path) -> Iterator:
     for process in reversed(background):
         process.send_signal(signal.SIGTERM)
     for process in reversed(background):
-        process.wait(20)
+        process.wait(promised(20))
 
 
+@pytest.mark.timeout(1200)
 def test_the_readme_is_true(shell, tmp_path: Path) -> None:
     ran = []
     (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())

@@ -14,7 +14,7 @@ from cas_events.jetstream.topology import ensure_streams
 from cas_events.wire.envelope import EventEncoder, format_time
 from cas_events.wire.subjects import Names
 from projections.queries import query_file
-from tests.harness.cas import Cas
+from tests.harness.cas import UNSIGNED_PROJECTOR, Cas
 from tests.harness.processes import settings
 from tests.integration.test_projection_process import projecting
 
@@ -71,7 +71,10 @@ async def test_the_past_over_nats_from_the_file_and_on_the_command_line(
 def test_command_line(tmp_path: Path, nats_url: str, deployment: str) -> None:
     cas = Cas({"CAS_NATS_URL": nats_url, "CAS_DEPLOYMENT": deployment, "CAS_HOME": str(tmp_path)})
     count = "SELECT count(*) AS n FROM cas_agents"
-    with cas.process("projector") as projector, cas.process("worker", "cas_events.agents.samples:runner"):
+    with (
+        cas.process(*UNSIGNED_PROJECTOR) as projector,
+        cas.process("worker", "cas_events.agents.samples:runner"),
+    ):
         projector.line_with("projector.ready")
         assert cas("run", "echo", "{}", "--wait-for-runner", "20", "--task-id", "t1").code == 0
         [now] = cas("sql", "SELECT max(seq) AS seq FROM cas_agent_events", "--json", "--wait-for", "2").json
