@@ -59,14 +59,7 @@ class Children(Protocol):
 
 
 class NoChildren:
-    """Where no task runs, or none that could start others: says so.
-
-    Args:
-        why: the first words of the error.
-    """
-
-    def __init__(self, why: str = "no task runs here") -> None:
-        self._why = why
+    """Where no task runs: says so."""
 
     def call(self, *_: Any) -> Coroutine[Any, Any, Any]:
         """Refuse.
@@ -74,6 +67,6 @@ class NoChildren:
         Raises:
             NotInTaskError: always.
         """
-        raise NotInTaskError(self._why)
+        raise NotInTaskError("no task runs here")
 
     spawn = call

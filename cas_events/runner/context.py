@@ -123,7 +123,8 @@ class TaskContext:
         return self._emitter_made
 
     @property
-    def _children(self) -> Children:
+    def children(self) -> Children:
+        """Who starts its children; made when it is first needed."""
         if self._children_made is None:
             with self._making:
                 self._children_made = self._children_made or self.make_children(self)
@@ -157,7 +158,7 @@ class TaskContext:
         twin = copy.copy(self)
         twin.current_origin = lambda: Origin(self.current_origin().node, agent_id)
         twin._make_emitter = lambda: self.emitter  # noqa: SLF001 - of its own class
-        twin.make_children = lambda _: self._children
+        twin.make_children = lambda _: self.children
         twin._making = threading.Lock()  # noqa: SLF001 - ours is held while ours is made
         twin._log = None  # noqa: SLF001
         return twin
@@ -204,7 +205,7 @@ class TaskContext:
             AttemptOverError: this attempt has ended, or is another runner's by now.
             NotInTaskError: no task runs here.
         """
-        return self._children.call(agent_id, input, self._place_of_call(), options)
+        return self.children.call(agent_id, input, self._place_of_call(), options)
 
     def spawn(
         self, agent_id: str, input: Mapping[str, Any] | None = None, **options: Unpack[ChildOptions]
@@ -214,7 +215,7 @@ class TaskContext:
         Arguments and errors as for `call`. A child that nobody waits for goes on when this task completes; it is
         cancelled when this task is cancelled or fails.
         """
-        return self._children.spawn(agent_id, input, self._place_of_call(), options)
+        return self.children.spawn(agent_id, input, self._place_of_call(), options)
 
     def _place_of_call(self) -> str:
         return self.current_place() if self.current_place else ""

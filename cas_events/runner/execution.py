@@ -23,6 +23,7 @@ from cas_events.jetstream.queue import Delivery
 from cas_events.observe.tracing import NO_TRACE, AttemptTrace
 from cas_events.runner.attempts import Attempt
 from cas_events.runner.clock import AttemptClock
+from cas_events.runner.containment import ASK_AGAIN_AFTER, cancel_again
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.endings import Stop, append_end
 from cas_events.runner.facts import TaskFacts
@@ -93,6 +94,7 @@ class Execution:
         self.cancelled = Cancel()
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
+        self._scope: TaskContext | None = None
         self._telemetry: Telemetry | None = None
         self._family = Family(place, facts, offer, attempt=claim.attempt)
         self.lock_seq = claim.expected_seq
@@ -147,7 +149,12 @@ class Execution:
             return  # It is ending already, or the claim will look at the reason before it runs any code.
         self._task.cancel()
         self._family.stop()
+        self._clock.call_later(self.place.grace_s * ASK_AGAIN_AFTER, self._ask_again)
         self._clock.call_later(self.place.grace_s, self._leave_behind)
+
+    def _ask_again(self) -> None:
+        if self._phase is _Phase.RUNNING and self._task is not None:
+            cancel_again(self._task, self._scope)
 
     def _leave_behind(self) -> None:
         """The grace is over and the code still runs: end the attempt over its head."""
@@ -198,7 +205,7 @@ class Execution:
         self.began_s = time.monotonic()
         if self.stop is None:
             self.has_run = True
-            context = self._context()
+            context = self._scope = self._context()
             self._clock.start()
             try:
                 with task_scope(context), self.trace.scope():
@@ -212,7 +219,7 @@ class Execution:
         if self._phase is not _Phase.RUNNING:
             return  # It was left behind; its attempt has been ended already.
         self._phase = _Phase.ENDING
-        if self._task is not None and self._task.cancelling():
+        while self._task is not None and self._task.cancelling():
             self._task.uncancel()
         await self._end(output, error)
 

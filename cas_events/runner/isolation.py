@@ -27,8 +27,11 @@ import msgspec
 from cas_events.errors import AgentProcessDiedError, AgentProcessError, CasEventsError, NonRetryableError
 from cas_events.runner.context import DONE, Awaitable, Emitter, Origin, TaskContext
 from cas_events.runner.functions import awaitable
+from cas_events.runner.isolation_answering import Answers
 from cas_events.runner.isolation_link import (
+    Ask,
     Failure,
+    Forget,
     FromChild,
     Log,
     Output,
@@ -132,6 +135,7 @@ class _Attempt:
             on_messages=lambda messages: self._call(self._take, messages),
             on_exit=lambda code: self._call(self._take_exit, code),
         )
+        self._answers = Answers(context, self._child.send)
 
     async def run(self) -> tuple[Result | Failure | None, int | None]:
         """Relay what the child says until it has been reaped; its last word and its return code.
@@ -147,6 +151,7 @@ class _Attempt:
             except asyncio.CancelledError as error:
                 cancelled = cancelled or error
                 self._child.stop()
+        await self._answers.close()
         if cancelled is not None:
             raise cancelled
         return self._end, self._code
@@ -179,6 +184,12 @@ class _Attempt:
     def _pass_on(self, message: FromChild) -> Awaitable:
         if isinstance(message, Result | Failure):
             self._end = message
+            return DONE
+        if isinstance(message, Ask | Forget):
+            if isinstance(message, Ask):
+                self._answers.begin(message)
+            else:
+                self._answers.forget(message)
             return DONE
         try:
             return _emit(

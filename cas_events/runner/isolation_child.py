@@ -32,12 +32,13 @@ from cas_events.domain.limits import (
 )
 from cas_events.errors import NonRetryableError, NotJsonError, PayloadTooLargeError
 from cas_events.process_log import route_structlog
-from cas_events.runner.children import NoChildren
 from cas_events.runner.context import TaskContext, task_scope
 from cas_events.runner.functions import awaitable
+from cas_events.runner.isolation_asking import AskedChildren, AskedState, Questions
 from cas_events.runner.isolation_emitter import CUT_SLACK_BYTES, ORPHANED, ChildEmitter, Outbox
 from cas_events.runner.isolation_link import (
     READ_BYTES,
+    Answer,
     Failure,
     FrameReader,
     Result,
@@ -49,7 +50,6 @@ from cas_events.runner.isolation_link import (
 from cas_events.runner.log_bridge import give_all_to
 from cas_events.runner.registry import AgentFunction
 from cas_events.runner.shutdown import AgentThreads
-from cas_events.runner.state import StandInState
 from cas_events.runner.terms import retry_after_s
 from cas_events.wire.claims import require_small_enough
 from cas_events.wire.jsonvalue import decode_json, encode_json
@@ -58,7 +58,6 @@ _log = logging.getLogger(__name__)
 
 
 _PR_SET_PDEATHSIG = 1
-_APART = "an agent with isolation='process' runs apart from its runner"
 
 
 def main(link_fd: int, parent_pid: int) -> NoReturn:
@@ -67,16 +66,19 @@ def main(link_fd: int, parent_pid: int) -> NoReturn:
     _die_with(parent_pid)
     link = socket.socket(fileno=link_fd)
     outbox, stop = Outbox(link), StopSwitch()
+    questions = Questions(outbox)
     try:
-        start = _listen(link, stop)
+        start = _listen(link, stop, questions)
         enter_child()
         function = _find(start)
-        asyncio.run(_attempt(function, start, outbox, stop))
+        asyncio.run(_attempt(function, start, outbox, stop, questions))
     except BaseException as error:  # Importing runs the user's own code, which may raise anything.
         _leave(outbox, _failure(error))
 
 
-async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: StopSwitch) -> NoReturn:
+async def _attempt(
+    function: AgentFunction, start: Start, outbox: Outbox, stop: StopSwitch, questions: Questions
+) -> NoReturn:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(AgentThreads())
     context = TaskContext(
@@ -90,8 +92,8 @@ async def _attempt(function: AgentFunction, start: Start, outbox: Outbox, stop: 
     )
     give_all_to(context)
     route_structlog()
-    context.make_children = lambda _: NoChildren(_APART)
-    context.state = StandInState(_APART)
+    context.make_children = lambda _: AskedChildren(questions)
+    context.state = AskedState(questions)
     stop.bind(loop)
     try:
         stop.raise_if_asked()
@@ -202,7 +204,7 @@ class StopSwitch:
                 loop.call_soon_threadsafe(task.cancel)
 
 
-def _listen(link: socket.socket, stop: StopSwitch) -> Start:
+def _listen(link: socket.socket, stop: StopSwitch, questions: Questions) -> Start:
     """Wait for the orders; a thread goes on to listen."""
     reader = FrameReader()
     bodies: list[bytes] = []
@@ -210,15 +212,21 @@ def _listen(link: socket.socket, stop: StopSwitch) -> Start:
         bodies = reader.feed(_receive(link))
     if len(bodies) > 1:
         stop.ask()
-    threading.Thread(target=_listen_on, args=(link, reader, stop), name="cas-parent", daemon=True).start()
+    threading.Thread(
+        target=_listen_on, args=(link, reader, stop, questions), name="cas-parent", daemon=True
+    ).start()
     return msgspec.msgpack.decode(bodies[0], type=Start)
 
 
-def _listen_on(link: socket.socket, reader: FrameReader, stop: StopSwitch) -> None:
+def _listen_on(link: socket.socket, reader: FrameReader, stop: StopSwitch, questions: Questions) -> None:
+    decoder: msgspec.msgpack.Decoder[Stop | Answer] = msgspec.msgpack.Decoder(Stop | Answer)
     while True:
         for body in reader.feed(_receive(link)):
-            msgspec.msgpack.decode(body, type=Stop)
-            stop.ask()
+            message = decoder.decode(body)
+            if isinstance(message, Answer):
+                questions.take(message)
+            else:
+                stop.ask()
 
 
 def _receive(link: socket.socket) -> bytes:

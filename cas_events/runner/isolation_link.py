@@ -114,8 +114,42 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="
     node: str | None
 
 
-FromParent = Start | Stop
-FromChild = Progress | Output | Log | Step | Result | Failure
+class Ask(msgspec.Struct, frozen=True, tag_field="what", tag="ask"):
+    """From the child: something that only the runner can do.
+
+    Attributes:
+        number: of the question.
+        question: which one; see `isolation_answering`.
+        arguments: as a JSON object.
+    """
+
+    number: int
+    question: str
+    arguments: bytes
+
+
+class Forget(msgspec.Struct, frozen=True, tag_field="what", tag="forget"):
+    """From the child: nobody waits for an answer any more."""
+
+    number: int
+
+
+class Answer(msgspec.Struct, frozen=True, tag_field="what", tag="answer"):
+    """To the child: the answer to a question.
+
+    Attributes:
+        number: of the question.
+        body: the value, or an error's type, words and attributes, pickled.
+        is_error: which of the two.
+    """
+
+    number: int
+    body: bytes
+    is_error: bool = False
+
+
+FromParent = Start | Stop | Answer
+FromChild = Progress | Output | Log | Step | Ask | Forget | Result | Failure
 
 
 def frame(message: FromParent | FromChild) -> bytes:

@@ -99,6 +99,11 @@ class ChildProcess:
             self._stop_asked_s = time.monotonic()
             self._rouse()
 
+    def send(self, frame: bytes) -> None:
+        """Send something to a child that has been heard of; lost if it ends."""
+        self._outgoing.append(memoryview(frame))
+        self._rouse()
+
     def resume(self) -> None:
         """What was handed over has been dealt with."""
         self._is_paused = False

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from cas_events.agent_states import AgentState
 from cas_events.domain.merge_patch import merge_patch
-from cas_events.errors import NotInTaskError
 
 
 class StateOfAgent(Protocol):
@@ -31,21 +30,10 @@ class StateOfAgent(Protocol):
 
 
 class StandInState:
-    """Outside a runner: an empty state that takes every change and keeps none; where there can be no state, an error.
-
-    Args:
-        problem: why there is no state here; empty for the harmless stand-in.
-    """
-
-    def __init__(self, problem: str = "") -> None:
-        self._problem = problem
+    """Outside a runner: an empty state that takes every change and keeps none."""
 
     async def get(self, key: str | None = None) -> AgentState:
-        """The empty state.
-
-        Raises:
-            NotInTaskError: there is none here.
-        """
+        """The empty state."""
         return self._made({}, key)
 
     async def update(
@@ -66,6 +54,4 @@ class StandInState:
         return self._made({}, key)
 
     def _made(self, state: dict[str, Any], key: str | None) -> AgentState:
-        if self._problem:
-            raise NotInTaskError(self._problem)
         return AgentState(agent_id="detached", key=key or "", state=state)

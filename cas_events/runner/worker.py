@@ -242,6 +242,7 @@ class Runner(Registrations):
             await self._drop_handlers()
             await place.session.hub.close()
             await place.keeper.close()
+            await place.close_memories()
             await place.publisher.close()
 
     # --- one delivery ----------------------------------------------------------------------------------------------------

@@ -117,6 +117,12 @@ class Workplace:
         root = await root_of(self.first_command, self.names, execute.parent_id)
         return structs.replace(execute, correlation_id=root)
 
+    async def close_memories(self) -> None:
+        """Wait, for a few seconds, for what graphs still store."""
+        for memory in (self.saver, self.store):
+            if memory is not None:
+                await memory.aclose()
+
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge a delivery; lost with the connection, which only means that it comes again."""
         if self.connection.is_connected:

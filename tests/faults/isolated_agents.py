@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cas_events import NonRetryableError, RetryPolicy, TaskContext, current_task
+from cas_events import ChildTaskError, NonRetryableError, RetryPolicy, TaskContext, current_task
+from cas_events.errors import StateConflictError
 
 if TYPE_CHECKING:
     from cas_events import Runner
@@ -93,7 +94,7 @@ async def raising(ctx: TaskContext, input: dict) -> Any:
     if input["kind"] == "exit":
         sys.exit("enough")
     if input["kind"] == "calling":
-        return await ctx.call("inline", {})
+        return await ctx.call("raising", {})
     if input["kind"] == "unencodable":
         return {"items": [1, {"when": object()}]}
     raise {"value": ValueError, "hopeless": NonRetryableError, "wrong": WrongInputError}[input["kind"]](
@@ -113,8 +114,52 @@ async def ticking(ctx: TaskContext, input: dict) -> dict:
     return {}
 
 
-async def inline(_ctx: TaskContext, _input: dict) -> dict:
-    return {}
+async def asking(ctx: TaskContext, input: dict) -> dict:
+    """Does what only the runner can do: state, and children."""
+    first = await ctx.state.update({"n": 1, "gone": None})
+    try:
+        await ctx.state.update({"n": 2}, expected_revision=7)
+    except StateConflictError as conflict:
+        refused = [conflict.expected_revision, conflict.revision]
+    await ctx.state.reset("k")
+    in_thread = await asyncio.to_thread(lambda: asyncio.run(ctx.state.update({"thread": True})))
+    called, spawned = await asyncio.gather(
+        ctx.call("inline", {"say": "called"}, metadata={"m": 1}), ctx.spawn("inline", {"say": "spawned"})
+    )
+    try:
+        await ctx.call("inline", {"fail": "no way"})
+    except ChildTaskError as error:
+        failed = [error.result.status, (error.result.error or {})["message"]]
+    waiting = await ctx.spawn("inline", {"wait": True}, key="waiting")
+    return {
+        "first": [first.state, first.revision, first.agent_id],
+        "refused": refused,
+        "in_thread": in_thread.state,
+        "state": (await ctx.state.get()).state,
+        "called": called,
+        "spawned": [await spawned.output(), (await spawned.result()).status],
+        "failed": failed,
+        "cancelled": [await waiting.cancel("enough", wait=True), (await waiting.result()).status],
+    }
+
+
+async def calling(ctx: TaskContext, input: dict) -> Any:
+    """Waits for a child; gives up on the first one if told so."""
+    if "give_up_s" in input:
+        try:
+            async with asyncio.timeout(input["give_up_s"]):
+                await ctx.call("inline", {"wait": True})
+        except TimeoutError:
+            return "gave up"
+    return await ctx.call("inline", {"wait": True})
+
+
+async def inline(_ctx: TaskContext, input: dict) -> dict:
+    if "fail" in input:
+        raise NonRetryableError(input["fail"])
+    if input.get("wait"):
+        await asyncio.Event().wait()
+    return {"said": input.get("say")}
 
 
 AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -126,6 +171,8 @@ AGENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "raising": (raising, {"retry": FAST, "max_attempts": 2, "non_retryable": [WrongInputError]}),
     "large": (large, {}),
     "ticking": (ticking, {}),
+    "asking": (asking, {}),
+    "calling": (calling, {}),
 }
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from cas_events import Client, Runner, Task, TaskContext
+from cas_events.errors import UnknownTaskError
 from tests.faults import isolated_agents
 from tests.faults.isolated_agents import serve_all
 from tests.faults.settled import kinds, settled
@@ -25,7 +26,7 @@ from tests.harness.own_runner import lifecycle, make_runner, names_of, running
 from tests.harness.patience import promised
 from tests.harness.pids import gone_within, is_alive
 from tests.harness.processes import Process, lines, settings, until_served
-from tests.harness.wait import until
+from tests.harness.wait import until, until_async
 
 GRACE_S = 1.5
 SPIN_S = 4.0
@@ -165,7 +166,7 @@ async def test_a_child_that_dies_is_tried_again(served: Client, how: dict, words
         ("wrong", "WrongInputError", "wrong 1", "error", 1),
         ("exit", "SystemExit", "enough", "attempts_exhausted", 2),
         ("unencodable", "NotJsonError", "output.items[1].when", "error", 1),
-        ("calling", "NotInTaskError", "runs apart from its runner", "error", 1),
+        ("calling", "CallCycleError", "raising", "error", 1),
     ],
 )
 async def test_an_error_arrives_with_type_words_and_place(
@@ -182,6 +183,58 @@ async def test_an_error_arrives_with_type_words_and_place(
     assert f"{type_}: " in error["traceback"] or kind == "exit"
     assert kind == "unencodable" or "in raising" in error["traceback"]
     assert names_of(history).count("started") == attempts
+
+
+async def test_a_child_has_its_agents_state_and_children_of_its_task(served: Client) -> None:
+    task = await served.submit_task("asking", {})
+    result = await asyncio.wait_for(task.result(), END_S)
+
+    assert result.output == {
+        "first": [{"n": 1}, 1, "asking"],
+        "refused": [7, 1],
+        "in_thread": {"n": 1, "thread": True},
+        "state": {"n": 1, "thread": True},
+        "called": {"said": "called"},
+        "spawned": [{"said": "spawned"}, "completed"],
+        "failed": ["failed", "no way"],
+        "cancelled": ["requested", "cancelled"],
+    }, result.error
+    assert (await served.get_agent_state("asking", "k")).revision == 1
+    steps = [
+        e.data for e in [e async for e in served.replay(task_id=task.task_id)] if e.type == "cas.step.started"
+    ]
+    assert [step["node"] for step in steps] == ["call:inline", "spawn:inline", "call:inline", "spawn:inline"]
+
+
+async def test_a_cancel_ends_a_child_process_that_waits_for_a_child_task(served: Client) -> None:
+    task = await served.submit_task("calling", {})
+    child = await first_child(served, task)
+    assert await task.cancel("no more", wait=True) == "requested"
+    assert (await asyncio.wait_for(task.result(), END_S)).status == "cancelled"
+    assert (await asyncio.wait_for(child.result(), END_S)).status == "cancelled"
+
+
+async def test_who_stops_waiting_for_a_child_task_goes_on(served: Client) -> None:
+    task = await served.submit_task("calling", {"give_up_s": 0.05})
+    assert (await asyncio.wait_for(task.result(), END_S)).output == "gave up"
+
+
+async def first_child(cas: Client, task: Task) -> Task:
+    """The first child that a task has started."""
+    async for event in task.events():
+        if "child" in event.data:
+            child_id = event.data["child"]["task_id"]
+            await until_async(functools.partial(is_known, cas, child_id), what="the child's command")
+            return await cas.task(child_id)
+    raise AssertionError("it has ended without a child")
+
+
+async def is_known(cas: Client, task_id: str) -> bool:
+    try:
+        await cas.task(task_id)
+    except UnknownTaskError:
+        return False
+    return True
 
 
 async def test_an_error_says_when_to_come_back(served: Client) -> None:

@@ -14,14 +14,12 @@ from cas_events.agent_states import AgentState
 from cas_events.errors import (
     InvalidNameError,
     InvalidStateError,
-    NotInTaskError,
     NotJsonError,
     PayloadTooLargeError,
     WrongLastSequenceError,
 )
 from cas_events.jetstream.api import JetStream
 from cas_events.runner import agent_events
-from cas_events.runner.state import StandInState
 from cas_events.wire.claims import is_claim
 from tests.harness.cas import Answer, Cas
 from tests.harness.own_runner import running
@@ -242,8 +240,6 @@ async def test_tasks_share_the_state_of_their_agent_from_loop_and_threads(cas: C
 async def test_outside_a_task_the_state_is_a_stand_in() -> None:
     assert (await current_task().state.update({"a": 1, "b": None})).state == {"a": 1}
     assert (await current_task().state.get()).revision == 0
-    with pytest.raises(NotInTaskError):
-        await StandInState("apart").get()
 
 
 async def test_the_tables_their_past_and_the_command_say_what_the_log_says(

@@ -6,7 +6,11 @@ Goal: a specification is data and runs nothing; code comes from rules alone; wha
 from __future__ import annotations
 
 import ast
+import fcntl
+import os
+import time
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from cas_events.agents.feature_development import code
 from cas_events.agents.feature_development.catalogue import read_rule
 from cas_events.agents.feature_development.developer import check_source
 from cas_events.agents.feature_development.plan import make_plan
+from cas_events.agents.feature_development.scratch import scratch
 from cas_events.agents.feature_development.spec import Spec, module_name, parse_spec
 from cas_events.agents.feature_development.verdict import TestReport, failed_examples, judge, read_outcomes
 from cas_events.agents.feature_development.work import diff
@@ -277,3 +282,27 @@ def test_a_models_source_is_looked_at_before_it_is_run(source: str, word: str) -
     check_source("import re\n" + GOOD, function("Strip."))
     with pytest.raises(ValueError, match=word):
         check_source(source, function("Strip."))
+
+
+async def test_a_scratch_folder_of_a_killed_runner_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock tells who lives; what is young may not be locked yet; what has another name is somebody else's."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("cas-feature-dead", "cas-feature-alive", "cas-feature-young", "else"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "module.py").write_text("")
+        if name != "cas-feature-young":
+            os.utime(tmp_path / name, (time.time() - 3600, time.time() - 3600))
+    lock = os.open(tmp_path / "cas-feature-alive", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        async with scratch({"module.py": "x = 1\n"}) as folder:
+            assert (folder / "module.py").read_text() == "x = 1\n"
+            async with scratch({}) as other:
+                assert other != folder
+            left = {path.name for path in tmp_path.iterdir()} - {folder.name}
+            assert left == {"cas-feature-alive", "cas-feature-young", "else"}
+    finally:
+        os.close(lock)
+    assert not folder.exists()

@@ -6,8 +6,11 @@ with LangGraph's own methods.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -104,6 +107,56 @@ async def test_every_form_opens(name: str) -> None:
         assert await graph.ainvoke({}) == {"said": said}
 
     assert left == ([form.__name__] if name.endswith("context manager") else [])
+
+
+async def test_a_sync_factory_holds_up_nobody() -> None:
+    """It waits for what only the event loop can do, and knows what its caller's context holds."""
+    loop_has_run = threading.Event()
+    word: contextvars.ContextVar[str] = contextvars.ContextVar("word")
+    word.set("of the caller")
+
+    def slow():
+        assert loop_has_run.wait(60)
+        return builder(word.get())
+
+    asyncio.get_running_loop().call_later(0.01, loop_has_run.set)
+    async with open_graph(settled(slow)) as graph:
+        assert await graph.ainvoke({}) == {"said": "of the caller"}
+
+
+@pytest.mark.parametrize("how", ["ends", "fails", "is cancelled while it is entered"])
+async def test_a_sync_context_manager_is_entered_and_left_in_threads(how: str) -> None:
+    threads: list[bool] = []
+    may_go_on, entering, has_left = threading.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @contextlib.contextmanager
+    def factory():
+        threads.append(threading.current_thread() is threading.main_thread())
+        loop.call_soon_threadsafe(entering.set)
+        assert may_go_on.wait(60)
+        try:
+            yield builder()
+        finally:
+            threads.append(threading.current_thread() is threading.main_thread())
+            loop.call_soon_threadsafe(has_left.set)
+
+    async def run() -> None:
+        async with open_graph(settled(factory)) as graph:
+            await graph.ainvoke({})
+            if how == "fails":
+                raise ValueError(how)
+
+    running = asyncio.create_task(run())
+    await entering.wait()
+    if how.startswith("is cancelled"):
+        running.cancel()
+        await asyncio.wait([running])
+    may_go_on.set()
+    (ended,) = await asyncio.gather(running, return_exceptions=True)
+    await asyncio.wait_for(has_left.wait(), 60)
+    assert threads == [False, False]
+    assert type(ended) is {"ends": type(None), "fails": ValueError}.get(how, asyncio.CancelledError)
 
 
 async def test_a_factory_knows_when_only_the_shape_is_wanted() -> None:

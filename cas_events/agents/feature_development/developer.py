@@ -17,6 +17,7 @@ import msgspec
 from cas_events.agents import model as models
 from cas_events.agents.feature_development.code import improve, write_module, write_tests
 from cas_events.agents.feature_development.plan import Plan, make_plan
+from cas_events.agents.feature_development.scratch import scratch
 from cas_events.agents.feature_development.spec import Spec, check_spec, parse_signature
 from cas_events.agents.feature_development.verdict import Finding, TestReport, failed_examples
 from cas_events.agents.feature_development.work import (
@@ -24,7 +25,6 @@ from cas_events.agents.feature_development.work import (
     diff,
     module_file,
     require_tools,
-    scratch,
     tests_file,
 )
 from cas_events.agents.process import run_module

@@ -10,9 +10,10 @@ import msgspec
 
 from cas_events.agents import model as models
 from cas_events.agents.feature_development.plan import Plan
+from cas_events.agents.feature_development.scratch import scratch
 from cas_events.agents.feature_development.spec import Spec
 from cas_events.agents.feature_development.verdict import COMPLEXITY_MAX, TestReport, Verdict, judge
-from cas_events.agents.feature_development.work import Version, module_file, require_tools, scratch
+from cas_events.agents.feature_development.work import Version, module_file, require_tools
 from cas_events.agents.process import run_module
 from cas_events.agents.values import read_input, to_json_value
 from cas_events.runner.context import TaskContext

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
+from cas_events.agents.feature_development.scratch import scratch
 from cas_events.agents.feature_development.spec import Spec
 from cas_events.agents.feature_development.verdict import TestReport, read_outcomes
 from cas_events.agents.feature_development.work import (
     Version,
     module_file,
     require_tools,
-    scratch,
     tests_file,
 )
 from cas_events.agents.process import run_module

@@ -1,24 +1,17 @@
-"""What the agents hand to each other, and the scratch folder in which tools look at it.
-
-Everything is written below a folder of its own in the system's temporary folder, which goes when the block ends; the
-user's tree is written to only by `deliver`, when the task asks for it.
-"""
+"""What the agents hand to each other. The user's tree is written to only by `deliver`, when the task asks for it."""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
 import importlib.util
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from cas_events.agents.feature_development.code import Choice
+from cas_events.agents.feature_development.scratch import write
 from cas_events.agents.feature_development.spec import Spec
 from cas_events.errors import InvalidCommandError, ToolsMissingError
 
@@ -81,27 +74,6 @@ def tests_file(spec: Spec) -> str:
     return f"test_{spec.module}.py"
 
 
-@asynccontextmanager
-async def scratch(files: Files) -> AsyncIterator[Path]:
-    """A folder with these files and an empty pytest configuration; gone at the end."""
-    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="cas-feature-")
-    holder = Path(folder)
-    try:
-        await asyncio.to_thread(_write, holder, {**files, "pytest.ini": "[pytest]\n"})
-        yield holder
-    finally:
-        await asyncio.shield(asyncio.to_thread(_remove, holder))
-
-
-def _write(folder: Path, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def diff(before: Files, after: Files) -> str:
     """A unified diff for ``patch -p1``."""
     return "".join(
@@ -139,4 +111,4 @@ def _existing(folder: Path, files: Files) -> Files:
 
 async def deliver(write_to: str, files: Files) -> None:
     """Write the files where the task wants them; doing so again changes nothing."""
-    await asyncio.to_thread(_write, Path(write_to), files)
+    await asyncio.to_thread(write, Path(write_to), files)

@@ -5,15 +5,17 @@ manager, sync or async, of no argument, or of the run's config, a runtime, or bo
 graph.) These are the forms that LangGraph's own server takes.
 
 The object that was registered is never changed: what the runner needs of its own (a checkpointer, a store) goes into
-a copy. A factory is called for every run, and once more when the runner starts, for the schema of its input.
+a copy. A factory is called for every run, and once more when the runner starts, for the schema of its input; a sync one in a
+thread, since it may take its time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 from weakref import WeakKeyDictionary
@@ -198,16 +200,44 @@ def _is_runtime(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
     return "Runtime" in str(annotation) or parameter.name == "runtime"
 
 
+@asynccontextmanager
+async def _threaded(manager: AbstractContextManager[Any]) -> AsyncIterator[Any]:
+    """A sync context manager that is entered and left in threads, left also if nobody waits for its entering any more."""
+    loop = asyncio.get_running_loop()
+
+    def leave(entered: asyncio.Task[Any]) -> None:
+        if not entered.cancelled() and entered.exception() is None:
+            loop.run_in_executor(None, manager.__exit__, None, None, None)
+
+    entering = asyncio.create_task(asyncio.to_thread(manager.__enter__))
+    try:
+        made = await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        entering.add_done_callback(leave)
+        raise
+    try:
+        yield made
+    except BaseException as error:
+        if not await asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__):
+            raise
+    else:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
 async def _made(factory: Factory, stack: AsyncExitStack, known: Mapping[str, Any]) -> AnyPregel:
     """What a factory gives, entered if it is a context manager; ``stack`` leaves it."""
-    made = factory.function(*(known[argument] for argument in factory.arguments))
-    if inspect.isawaitable(made):
-        made = await made
+    arguments = [known[argument] for argument in factory.arguments]
+    if inspect.iscoroutinefunction(factory.function):
+        made = await factory.function(*arguments)
+    else:
+        made = await asyncio.to_thread(factory.function, *arguments)
+        if inspect.isawaitable(made):
+            made = await made
     if not isinstance(made, Pregel):
         if hasattr(made, "__aenter__"):
             made = await stack.enter_async_context(made)
         elif hasattr(made, "__enter__"):
-            made = stack.enter_context(made)
+            made = await stack.enter_async_context(_threaded(made))
     if isinstance(made, Pregel) or callable(getattr(made, "compile", None)):
         return _compiled(made)
     raise TypeError(f"the factory {factory.name} gave a {type(made).__name__}, not a LangGraph graph")
