@@ -134,7 +134,7 @@ def _failure(error: BaseException, *, is_final: bool = False) -> Failure:
     return Failure(
         type=type(error).__name__,
         message=cut_utf8(words, ERROR_MESSAGE_BYTES + CUT_SLACK_BYTES)[0],
-        traceback=lines[-TRACEBACK_BYTES:].decode("utf-8", "ignore"),
+        traceback=lines[-TRACEBACK_BYTES - CUT_SLACK_BYTES :].decode("utf-8", "ignore"),
         lineage=[type_name(type_) for type_ in type(error).__mro__],
         is_final=is_final,
         retry_after_s=retry_after_s(error),

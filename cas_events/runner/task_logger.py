@@ -25,7 +25,7 @@ def level_number(level: str) -> int:
 
 def level_name(number: int) -> str:
     """The level that a number of the standard library, perhaps between two levels, belongs to."""
-    return next((name for name in reversed(LEVELS) if number >= level_number(name)), LEVELS[0])
+    return LEVELS[min(max(number // 10, 1), len(LEVELS)) - 1]  # They are 10 apart, from 10 on.
 
 
 def task_logger(emitter: Emitter, origin: Callable[[], Origin], level: int) -> Any:

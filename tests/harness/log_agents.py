@@ -14,6 +14,11 @@ from cas_events import TaskContext
 _log = logging.getLogger("lab.apart")
 
 
+async def leaker_apart(_ctx: TaskContext, input: dict) -> dict[str, Any]:
+    """Fail with what it was given in its words."""
+    raise RuntimeError(f"the server refused password={input['password']}")
+
+
 async def talker_apart(ctx: TaskContext, _input: dict) -> dict[str, Any]:
     """Log through everything there is, also from threads that know of no task."""
     ctx.log.info("from the context")

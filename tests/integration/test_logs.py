@@ -14,7 +14,8 @@ from langgraph.graph import END, START, StateGraph
 
 from cas_events import Client, Redaction, TaskContext, TelemetryLimits
 from cas_events.domain.events import Event
-from tests.harness.log_agents import talker_apart
+from cas_events.runner.task_logger import level_name
+from tests.harness.log_agents import leaker_apart, talker_apart
 from tests.harness.own_runner import running
 
 log = logging.getLogger("lab.instruments")
@@ -217,6 +218,22 @@ async def test_each_agent_has_a_level(cas: Client, make_runner) -> None:
             assert all(line["message"].endswith(line["level"]) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (1, "debug"),
+        (10, "debug"),
+        (19, "debug"),
+        (20, "info"),
+        (35, "warning"),
+        (45, "error"),
+        (90, "critical"),
+    ],
+)
+def test_levels_between_the_known_ones_belong_to_the_lower(number: int, name: str) -> None:
+    assert level_name(number) == name
+
+
 async def test_a_level_that_is_none_is_refused(make_runner) -> None:
     with pytest.raises(ValueError, match=r"log_level of agent 'agent' is 'loud'; use one of debug, info"):
         make_runner().agent("agent", log_level="loud")(talker_apart)
@@ -274,6 +291,31 @@ async def test_no_secret_is_stored(cas: Client, make_runner) -> None:
     )
     assert lines[2]["metadata"] == {"note": "with [redacted:card_number], expires 12/27", "amount": 17}
     assert "the server refused password='[redacted]'" in text
+
+
+async def test_no_secret_is_stored_of_failures_in_nodes_and_in_other_processes(
+    cas: Client, make_runner
+) -> None:
+    async def node(_state: State) -> State:
+        raise RuntimeError(f"the server refused password={PASSWORD}")
+
+    builder = StateGraph(State)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    runner = make_runner()
+    runner.register("graph", builder, max_attempts=1)
+    runner.agent("apart", isolation="process", max_attempts=1)(leaker_apart)
+    async with running(cas, runner):
+        for agent_id in ("graph", "apart"):
+            # The input is data and stays; only what is said about it is looked at.
+            task = await cas.submit_task(agent_id, {"password": PASSWORD} if agent_id == "apart" else {})
+            await task.result()
+            events = [event async for event in cas.replay(task_id=task.task_id)]
+            errors = [event.data["error"] for event in events if "error" in event.data]
+            assert len(errors) == (2 if agent_id == "graph" else 1)
+            for error in errors:
+                assert error["message"] == "the server refused password=[redacted]"
+                assert PASSWORD not in repr(error)
 
 
 async def test_redaction_is_the_runners_to_set(cas: Client, make_runner) -> None:
