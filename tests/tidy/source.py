@@ -47,11 +47,13 @@ def module_of(path: str, text: str) -> Module:
 def modules(*folders: str) -> tuple[Module, ...]:
     """Every module below the folders."""
     paths = sorted(path for folder in folders for path in (REPOSITORY / folder).rglob("*.py"))
-    return tuple(
-        module_of(path.relative_to(REPOSITORY).as_posix(), path.read_text(encoding="utf-8"))
-        for path in paths
-        if "node_modules" not in path.parts
-    )
+    return tuple(_module_at(path) for path in paths if "node_modules" not in path.parts)
+
+
+@cache
+def _module_at(path: Path) -> Module:
+    """Each file is parsed once, however many sets of folders it is looked at in."""
+    return module_of(path.relative_to(REPOSITORY).as_posix(), path.read_text(encoding="utf-8"))
 
 
 @cache
