@@ -27,6 +27,7 @@ from cas_events.domain.decide import (
     ReadAnswers,
     decide,
 )
+from cas_events.domain.events import RETRYING
 from cas_events.errors import ConnectionLostError, NoRespondersError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.queue import Delivery
@@ -187,7 +188,8 @@ class Dispatcher:
             self._place.nak(job.delivery, job.offer.source.ack_wait_s if delay_s is None else delay_s)
             return
         await store_wake(self._place, job.facts(Execute()), attempt=last.attempt, delay_s=delay_s)
-        await leave_by(self._place, job, attempt=last.attempt)
+        if last.type == RETRYING:
+            await leave_by(self._place, job, attempt=last.attempt)
         self._place.ack(job.delivery)
 
     async def _ignore(self, delivery: Delivery, agent_id: str, reason: str) -> None:

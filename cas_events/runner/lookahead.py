@@ -29,7 +29,9 @@ LOOK_S = 0.25
 PAGE = 500
 PAGES_AT_ONCE = 20  # then the other agents are looked at
 OVERTAKING_MAX = 2_000  # noted; beyond that reading waits
-WOKEN_MAX = 32  # who was woken and not taken yet: later ones of a higher class must not stand behind many
+# How many may be woken and not taken yet: few, since a later one of a higher class stands behind them; more while all
+# of them are taken between two looks.
+WOKEN_MIN, WOKEN_MAX = 16, 1_024
 
 
 class _Class(msgspec.Struct):
@@ -51,6 +53,7 @@ class Lookahead:
     def __init__(self, place: Workplace) -> None:
         self._place = place
         self._queues = {agent_id: Ahead() for agent_id, spec in place.agents.items() if spec.priorities}
+        self._bounds = dict.fromkeys(self._queues, WOKEN_MIN)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -75,15 +78,21 @@ class Lookahead:
         await self._read_on(agent_id, queue)
         if not len(queue):
             return
-        woken = await js.consumer_info(names.timers, f"wake-{agent_id}")
-        for _ in range(WOKEN_MAX - woken.num_pending):
-            task_id = queue.overtakes()
-            if task_id is None:
-                return
-            try:
-                await wake_if_alone(self._place, agent_id, task_id)
-            except WrongLastSequenceError:
-                continue  # Another runner was first.
+        woken = (await js.consumer_info(names.timers, f"wake-{agent_id}")).num_pending
+        bound = self._bounds[agent_id]
+        self._bounds[agent_id] = max(WOKEN_MIN, bound // 2) if woken else min(WOKEN_MAX, bound * 2)
+        while woken < bound and (task_id := queue.overtakes()) is not None:
+            woken += await self._wake(agent_id, task_id)
+
+    async def _wake(self, agent_id: str, task_id: str) -> bool:
+        """Wake a task, unless it has started or another runner has woken it."""
+        if await self._place.ledger.last(agent_id, task_id) is not None:
+            return False
+        try:
+            await wake_if_alone(self._place, agent_id, task_id)
+        except WrongLastSequenceError:
+            return False
+        return True
 
     async def _read_on(self, agent_id: str, queue: Ahead) -> None:
         """Note what stands behind what has been noted."""

@@ -28,6 +28,8 @@ from tests.harness.own_runner import lifecycle, names_of, noop, running, send_ra
 from tests.harness.patience import promised
 from tests.harness.wait import until, until_async
 
+LEASE_S = 30.0  # nobody is to take a task over because its runner had no processor
+
 
 class Gauge:
     """An agent whose tasks run until they are let go; counts what runs at once, by customer."""
@@ -72,7 +74,7 @@ async def until_waiting(cas: Client, agent_id: str, number: int) -> None:
 @asynccontextmanager
 async def one_slot(cas: Client, make_runner) -> AsyncIterator[tuple[Gauge, Task]]:
     """The agent "keyed" with one slot a key, and a task that holds the one of customer c7."""
-    gauge, runner = Gauge(), make_runner()
+    gauge, runner = Gauge(), make_runner(lease_s=LEASE_S)
     runner.agent("keyed", concurrency_per_key=1, key="customer")(gauge.run)
     async with running(cas, runner):
         holder = await cas.submit_task("keyed", {"customer": "c7"}, task_id="holder")
@@ -83,7 +85,7 @@ async def one_slot(cas: Client, make_runner) -> AsyncIterator[tuple[Gauge, Task]
 async def test_a_keys_tasks_run_so_many_at_once_on_two_runners_and_other_keys_beside_them(
     cas: Client, make_runner
 ) -> None:
-    gauge, one, other = Gauge(), make_runner(), make_runner()
+    gauge, one, other = Gauge(), make_runner(lease_s=LEASE_S), make_runner(lease_s=LEASE_S)
     for runner in (one, other):
         runner.agent("keyed", concurrency_per_key=2, key="customer")(gauge.run)
     async with running(cas, one), running(cas, other):
@@ -138,7 +140,7 @@ async def test_a_cancelled_task_gives_up_its_turn_and_its_slot(cas: Client, make
 
 
 async def test_a_task_that_waits_for_a_far_retry_has_no_slot(cas: Client, make_runner) -> None:
-    runner = make_runner()
+    runner = make_runner(lease_s=LEASE_S)
 
     class BusyError(RuntimeError):
         retry_after_s = 3_600.0
@@ -163,7 +165,7 @@ async def _is_retrying(cas: Client, task: Task) -> bool:
 
 
 async def test_a_question_frees_the_slot_and_its_answer_waits_for_one(cas: Client, make_runner) -> None:
-    runner, gauge = make_runner(), Gauge()
+    runner, gauge = make_runner(lease_s=LEASE_S), Gauge()
 
     def ask(state: dict) -> dict:
         return {"answer": interrupt("go on?")} if state.get("asks") else {}
@@ -240,7 +242,7 @@ async def _is_gone(cas: Client, subject: str) -> bool:
 
 
 async def test_a_rate_holds_for_the_starts_of_two_runners(cas: Client, make_runner) -> None:
-    one, other = make_runner(), make_runner()
+    one, other = make_runner(lease_s=LEASE_S), make_runner(lease_s=LEASE_S)
     for runner in (one, other):
         runner.agent("rated", rate="20/s")(noop)
     async with running(cas, one), running(cas, other):
@@ -257,7 +259,7 @@ async def test_a_rate_holds_for_the_starts_of_two_runners(cas: Client, make_runn
 
 
 async def test_a_cancelled_task_leaves_its_start_time_to_who_waits(cas: Client, make_runner) -> None:
-    runner = make_runner()
+    runner = make_runner(lease_s=LEASE_S)
     runner.agent("rated", rate="1/h")(noop)
     async with running(cas, runner):
         first = await cas.submit_task("rated")
@@ -281,8 +283,21 @@ async def _gave(cas: Client, subjects: LaneSubjects, hours: int) -> bool:
 # --- classes among those that wait for a place ------------------------------------------------------------------------------
 
 
+async def test_an_agents_concurrency_holds_for_two_runners(cas: Client, make_runner) -> None:
+    gauge, one, other = Gauge(), make_runner(lease_s=LEASE_S), make_runner(lease_s=LEASE_S)
+    for runner in (one, other):
+        runner.agent("bound")(gauge.run)
+    async with running(cas, one), running(cas, other):
+        assert (await cas.set_agent("bound", concurrency=3))["concurrency"] == 3
+        tasks = [await cas.submit_task("bound") for _ in range(12)]
+        await until(lambda: gauge.running["None"] == 3)
+        gauge.release.set()
+        assert set(await ends(*tasks)) == {"completed"}
+    assert gauge.most["None"] == 3
+
+
 async def test_a_high_task_overtakes_and_the_low_ones_go_on(cas: Client, make_runner) -> None:
-    runner, started, release = make_runner(places=2), [], asyncio.Event()
+    runner, started, release = make_runner(lease_s=LEASE_S, places=2), [], asyncio.Event()
 
     @runner.agent("classed", priorities=True)
     async def classed(_ctx: TaskContext, input: dict) -> dict:
@@ -319,7 +334,7 @@ async def _are_woken(cas: Client, agent_id: str, number: int) -> bool:
 
 
 async def test_a_full_queue_refuses_by_name_and_stores_nothing(cas: Client, make_runner) -> None:
-    runner = make_runner()
+    runner = make_runner(lease_s=LEASE_S)
     runner.agent("small", max_queued=2)(noop)
     async with running(cas, runner):
         assert (await cas.execute_task("small")).is_success
@@ -336,7 +351,7 @@ async def test_a_full_queue_refuses_by_name_and_stores_nothing(cas: Client, make
 
 
 async def test_who_waits_before_a_lane_counts_as_queued(cas: Client, make_runner) -> None:
-    runner, gauge = make_runner(), Gauge()
+    runner, gauge = make_runner(lease_s=LEASE_S), Gauge()
     runner.agent("small", max_queued=1, concurrency_per_key=1)(gauge.run)
     async with running(cas, runner):
         tasks = [await cas.submit_task("small", key="c7")]
@@ -350,7 +365,7 @@ async def test_who_waits_before_a_lane_counts_as_queued(cas: Client, make_runner
 
 
 async def test_limits_are_published_with_the_registration(cas: Client, make_runner) -> None:
-    runner = make_runner()
+    runner = make_runner(lease_s=LEASE_S)
     limits = {"concurrency_per_key": 3, "key": "customer", "rate": "100/m", "max_queued": 50}
     runner.agent("told", **limits, priorities=True)(noop)
     async with running(cas, runner):
@@ -376,7 +391,7 @@ async def test_limits_are_published_with_the_registration(cas: Client, make_runn
     ],
 )
 def test_options_out_of_range_are_refused_by_name(make_runner, options: dict[str, Any], field: str) -> None:
-    runner = make_runner()
+    runner = make_runner(lease_s=LEASE_S)
     with pytest.raises(ValueError, match=f"agent 'bad': {field} "):
         runner.agent("bad", **options)(noop)
     assert runner.agent_ids == ()
@@ -395,7 +410,7 @@ async def test_a_task_with_a_wrong_class_or_key_is_not_sent(
 
 
 async def test_a_raw_command_with_a_wrong_class_is_rejected(cas: Client, make_runner) -> None:
-    runner = make_runner()
+    runner = make_runner(lease_s=LEASE_S)
     runner.agent("keyed", concurrency_per_key=1)(noop)
     async with running(cas, runner):
         await send_raw(cas, "keyed", "bad", b'{"priority": "urgent"}')
