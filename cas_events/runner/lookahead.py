@@ -52,20 +52,19 @@ class Lookahead:
 
     def __init__(self, place: Workplace) -> None:
         self._place = place
-        self._queues = {agent_id: Ahead() for agent_id, spec in place.agents.items() if spec.priorities}
-        self._bounds = dict.fromkeys(self._queues, WOKEN_MIN)
+        self._queues: dict[str, Ahead] = {}
+        self._bounds: dict[str, int] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
-        while self._queues:
-            for agent_id, queue in self._queues.items():
-                if self._place.is_stopping:
-                    return
+        while not self._place.is_stopping:
+            # Agents come and go while a runner runs.
+            for agent_id in [name for name, spec in self._place.agents.items() if spec.priorities]:
                 try:
-                    await self._look(agent_id, queue)
+                    await self._look(agent_id, self._queues.setdefault(agent_id, Ahead()))
                 except (
                     CasEventsError
-                ) as problem:  # It is looked at again; meanwhile the order is that of arrival.
+                ) as problem:  # Looked at again soon; the order is that of arrival till then.
                     _log.info("the queue of %s is not looked at now: %s", agent_id, problem)
             await asyncio.sleep(LOOK_S)
 
@@ -79,7 +78,7 @@ class Lookahead:
         if not len(queue):
             return
         woken = (await js.consumer_info(names.timers, f"wake-{agent_id}")).num_pending
-        bound = self._bounds[agent_id]
+        bound = self._bounds.get(agent_id, WOKEN_MIN)
         self._bounds[agent_id] = max(WOKEN_MIN, bound // 2) if woken else min(WOKEN_MAX, bound * 2)
         while woken < bound and (task_id := queue.overtakes()) is not None:
             woken += await self._wake(agent_id, task_id)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from cas_events.domain.flow import Lane
 from cas_events.errors import InvalidCommandError, QueueFullError
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.flow import LaneSubjects, Waiter, decode_lane, decode_waiter
+from tests.harness.cas import Cas
 from tests.harness.own_runner import lifecycle, names_of, noop, running, send_raw
 from tests.harness.patience import promised
 from tests.harness.wait import until, until_async
@@ -297,7 +299,7 @@ async def test_an_agents_concurrency_holds_for_two_runners(cas: Client, make_run
 
 
 async def test_a_high_task_overtakes_and_the_low_ones_go_on(cas: Client, make_runner) -> None:
-    runner, started, release = make_runner(lease_s=LEASE_S, places=2), [], asyncio.Event()
+    runner, started, release = make_runner(places=2), [], asyncio.Event()
 
     @runner.agent("classed", priorities=True)
     async def classed(_ctx: TaskContext, input: dict) -> dict:
@@ -407,6 +409,24 @@ async def test_a_task_with_a_wrong_class_or_key_is_not_sent(
     with pytest.raises(InvalidCommandError) as wrong:
         await cas.submit_task("any", **options)
     assert wrong.value.field == field
+
+
+async def test_the_command_line_names_class_and_key(
+    cas: Client, make_runner, nats_url: str, deployment: str, tmp_path: Path
+) -> None:
+    command = Cas({"CAS_NATS_URL": nats_url, "CAS_DEPLOYMENT": deployment, "CAS_HOME": str(tmp_path)})
+    runner = make_runner(lease_s=LEASE_S)
+    runner.agent("keyed", concurrency_per_key=1)(noop)
+    said = ("run", "keyed", "--priority", "high", "--key", "c7", "--task-id", "t1", "--detach")
+    async with running(cas, runner):
+        assert (await asyncio.to_thread(command, *said)).code == 0
+        names = cas._session.names
+        stored = await cas._session.js.last_message(names.commands, names.execute("keyed", "t1"))
+        assert msgspec.json.decode(stored.data) == {"input": {}, "priority": "high", "key": "c7"}
+        wrong = await asyncio.to_thread(command, "run", "keyed", "--priority", "urgent")
+    assert wrong.code != 0
+    assert "--priority" in wrong.error
+    assert "'urgent'" in wrong.error
 
 
 async def test_a_raw_command_with_a_wrong_class_is_rejected(cas: Client, make_runner) -> None:
