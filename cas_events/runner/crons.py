@@ -12,7 +12,7 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 from cas_events import submit
-from cas_events.errors import CasEventsError, DuplicateTaskError, InvalidScheduleError
+from cas_events.errors import CasEventsError, DuplicateTaskError, InvalidScheduleError, QueueFullError
 from cas_events.jetstream.queue import Delivery
 from cas_events.runner import agent_events
 from cas_events.runner.holds import Offer
@@ -83,8 +83,12 @@ class Crons:
         members = definition.members(name, due)
         input_ = members.pop("input", {})
         command = submit.prepare(definition.agent, input_, {**members, "task_id": definition.task_id(due)})  # type: ignore[typeddict-item] # `prepare` refuses what is no option
+        await place.session.is_served(definition.agent)  # Its runners say how many tasks may wait.
         try:
+            await place.session.require_room(definition.agent)
             await submit.send(place.js, place.names, place.blobs, command)
+        except QueueFullError as error:
+            _log.warning("schedule %s: the run of %s is left out: %s", name, due, error)
         except DuplicateTaskError:
             _log.debug("schedule %s: the run of %s has begun before", name, due)
 

@@ -33,6 +33,8 @@ class ScheduleOptions(TypedDict, total=False):
         queue_timeout_s: bound on the wait for the first start, in seconds.
         max_attempts: bound on tries.
         retry: how errors are backed off.
+        priority: ``high``, ``normal`` or ``low``.
+        key: under which they compete for the agent's ``concurrency_per_key``.
     """
 
     metadata: Mapping[str, Any] | None
@@ -41,6 +43,8 @@ class ScheduleOptions(TypedDict, total=False):
     queue_timeout_s: float | None
     max_attempts: int | None
     retry: Mapping[str, float] | None
+    priority: Literal["high", "normal", "low"] | None
+    key: str | None
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):

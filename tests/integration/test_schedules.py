@@ -28,6 +28,7 @@ from cas_events.errors import (
     UnknownScheduleError,
 )
 from cas_events.jetstream.patience import patiently
+from cas_events.queue_depth import queue_depth
 from tests.harness.own_runner import noop, running
 from tests.harness.wait import until, until_async
 
@@ -98,7 +99,7 @@ async def test_each_due_time_starts_one_task_however_many_runners_there_are(cas:
         for _ in range(3):
             await runners.enter_async_context(running(cas, serve()))
         await cas.create_schedule(
-            "tick", "noop", {"x": 1}, "* * * * * *", metadata={"who": "us"}, max_attempts=2
+            "tick", "noop", {"x": 1}, "* * * * * *", metadata={"who": "us"}, priority="high"
         )
 
         async def has_ticked() -> bool:
@@ -114,7 +115,7 @@ async def test_each_due_time_starts_one_task_however_many_runners_there_are(cas:
     assert len(set(due)) == len(found), "a due time has two tasks"
     assert all(moment.microsecond == 0 for moment in due)
     assert all(
-        body == {"input": {"x": 1}, "metadata": {"who": "us", "schedule": "tick"}, "max_attempts": 2}
+        body == {"input": {"x": 1}, "metadata": {"who": "us", "schedule": "tick"}, "priority": "high"}
         for body in found.values()
     )
 
@@ -178,6 +179,29 @@ async def test_runs_that_were_missed_are_made_up_for_once_or_skipped(
 
 def due_of(found: dict[str, dict[str, Any]]) -> list[datetime]:
     return sorted(datetime.fromisoformat(body["metadata"]["due"]) for body in found.values())
+
+
+async def test_a_run_is_left_out_while_the_queue_of_its_agent_is_full(cas: Client, make_runner) -> None:
+    runner = make_runner()
+    runner.agent("noop", max_queued=1)(noop)
+    async with running(cas, runner):
+        await cas.create_schedule("full", "noop", {}, YEARLY)
+        body = await body_of(cas, "full", await long_since_due(cas, "full"))
+        await cas.pause_agent("noop")
+        task = await cas.submit_task("noop")
+        session = cas._session
+
+        async def is_full() -> bool:
+            return await queue_depth(session.js, session.names, "noop") >= 1
+
+        await until_async(is_full, what="the task to wait")
+        await put(cas, session.names.cron_due("full"), body)
+        assert await commands(cas, "full") == {}
+        await cas.resume_agent("noop")
+        await task.result()
+        await put(cas, session.names.cron_due("full"), body)
+
+    assert len(await commands(cas, "full")) == 1
 
 
 # --- pausing, resuming, cancelling, listing ----------------------------------------------------------------------------------
@@ -293,6 +317,7 @@ NO_SCHEDULES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"metadata": {"x": object()}}, NotJsonError, "metadata.x"),
     ({"timeout_s": -1}, InvalidCommandError, "timeout_s"),
     ({"max_attempts": 0}, InvalidCommandError, "max_attempts"),
+    ({"priority": "urgent"}, InvalidCommandError, "priority"),
     ({"not_before": 5}, TypeError, "not_before"),
 ]
 
