@@ -108,6 +108,7 @@ async def test_kill_9_in_a_parallel_step_does_not_run_the_finished_sibling_again
         await until_async(
             lambda: has_stored(saver, task.task_id, "quick"), what="what the sibling wrote is stored"
         )
+    await until_async(lambda: has_completed(cas, task, "quick"), what="the sibling's end is told")
     first.kill()
     start()
     await scene.until_ran("slow 2")
@@ -120,7 +121,18 @@ async def test_kill_9_in_a_parallel_step_does_not_run_the_finished_sibling_again
     told = await lifecycle(cas, "fork", task.task_id)
     assert names_of(told) == ["started", "started", "completed"]
     assert [event.data["tries"] for event in told] == [1, 2, 2]
+    assert sorted(await completed(cas, task)) == ["begin", "join", "quick", "slow"]
     await settled(nats_server.url, deployment, [task])
+
+
+async def completed(cas: Client, task: Task) -> list[str]:
+    """The nodes whose ends the log tells."""
+    events = cas.replay(task_id=task.task_id, agent="fork", type="cas.step.completed")
+    return [event.data["node"] async for event in events]
+
+
+async def has_completed(cas: Client, task: Task, node: str) -> bool:
+    return node in await completed(cas, task)
 
 
 async def has_stored(saver: JetStreamSaver, thread_id: str, word: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from typing_extensions import TypedDict
 from cas_events import Client, TaskContext
 from cas_events.runner.graphs.inputs import MESSAGES, input_schema
 from tests.harness.own_runner import running
+from tests.integration.test_projection_process import projecting
 
 
 class Request(TypedDict):
@@ -95,6 +97,19 @@ async def test_a_graphs_schema_is_published_and_checked(cas: Client, make_runner
     assert "input.max_files is missing" in missing.error["message"]
     assert right.status == "completed"
     assert len(ran) == 1
+
+
+async def test_a_graphs_schema_is_in_the_table_of_agents(
+    cas: Client, make_runner, nats_url: str, deployment: str, tmp_path: Path
+) -> None:
+    runner = make_runner()
+    runner.register("audit", graph_of(State, input_schema=Request))
+    async with running(cas, runner), projecting(nats_url, deployment, tmp_path):
+        [event] = [event async for event in cas.replay(agent="audit") if event.type == "cas.agent.registered"]
+        rows = await cas.sql("SELECT agent_id, schema FROM cas_agents", wait_for=event.seq)
+
+    assert rows == [{"agent_id": "audit", "schema": event.data["schema"]}]
+    assert rows[0]["schema"]["properties"]["max_files"]["type"] == "integer"
 
 
 async def test_a_factorys_graph_is_asked_too(cas: Client, make_runner) -> None:
