@@ -58,6 +58,19 @@ graph.add_edge("node", END)
 runner.register("graph", graph)
 
 
+async def hold_node(_state: State) -> State:
+    """Run until cancelled."""
+    await asyncio.Event().wait()
+    return {}
+
+
+holding: Any = StateGraph(State)
+holding.add_node("node", hold_node)
+holding.add_edge(START, "node")
+holding.add_edge("node", END)
+holder.register("hold-graph", holding)
+
+
 five: Any = StateGraph(State)
 for number, before in enumerate([START, *(f"node-{number}" for number in range(4))]):
     five.add_node(f"node-{number}", node)

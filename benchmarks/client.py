@@ -11,7 +11,7 @@ from benchmarks.children import START_TIMEOUT_S, main, say_result
 from benchmarks.plan import Plan
 from benchmarks.stopwatch import TASK_TIMEOUT_S, CpuMeter, bursts_per_s, latencies_ms
 from cas_events import Client, Task
-from cas_events.domain.events import PROGRESS, STARTED
+from cas_events.domain.events import PROGRESS, STARTED, STEP_STARTED
 from cas_events.settings import Settings
 
 
@@ -39,8 +39,11 @@ async def tasks(plan: Plan) -> None:
 async def cancels(plan: Plan) -> None:
     """Measure cancels."""
     async with Client(settings=Settings(nats_url=plan.url, deployment=plan.deployment)) as cas:
-        measured = await _cancels_ms(cas, plan)
-    say_result({"cancel_ms": measured})
+        measured = {
+            "cancel_ms": await _cancels_ms(cas, plan, "hold", STARTED),
+            "graph_cancel_ms": await _cancels_ms(cas, plan, "hold-graph", STEP_STARTED),
+        }
+    say_result(measured)
 
 
 async def _ticks_ms(cas: Client, plan: Plan) -> list[float]:
@@ -75,9 +78,11 @@ async def _streaming_ms(cas: Client, plan: Plan) -> tuple[list[float], list[floa
     return seen, unseen
 
 
-async def _cancels_ms(cas: Client, plan: Plan) -> list[float]:
+async def _cancels_ms(cas: Client, plan: Plan, agent: str, running_from: str) -> list[float]:
     """Milliseconds from the call of `cancel` to the terminal event, with the same number of tasks always running."""
-    running = deque(await asyncio.gather(*(_start(cas) for _ in range(plan.sizes.running))))
+    running = deque(
+        await asyncio.gather(*(_start(cas, agent, running_from) for _ in range(plan.sizes.running)))
+    )
     measured = []
     for _ in range(plan.sizes.cancels):
         task = running.popleft()
@@ -85,17 +90,17 @@ async def _cancels_ms(cas: Client, plan: Plan) -> list[float]:
         async with asyncio.timeout(TASK_TIMEOUT_S):
             assert await task.cancel("benchmark", wait=True) == "requested"
         measured.append((time.perf_counter() - began_s) * 1000)
-        running.append(await _start(cas))
+        running.append(await _start(cas, agent, running_from))
     await asyncio.gather(*(task.cancel(wait=True) for task in running))
     return measured
 
 
-async def _start(cas: Client) -> Task:
-    """A task whose agent runs."""
-    task = await cas.submit_task("hold", {}, wait_for_runner_s=START_TIMEOUT_S)
+async def _start(cas: Client, agent: str, running_from: str) -> Task:
+    """A task whose agent runs, which an event of a type says."""
+    task = await cas.submit_task(agent, {}, wait_for_runner_s=START_TIMEOUT_S)
     async with asyncio.timeout(START_TIMEOUT_S):
         async for event in task.events():
-            if event.type == STARTED:
+            if event.type == running_from:
                 break
     return task
 

@@ -75,6 +75,7 @@ def from_rounds(rounds: Sequence[Round]) -> list[Figure]:
             rounds, "cancel to terminal event, p50", "ms", "cancel_ms", p50, floor=("noop_ms", p50), goal=1.0
         ),
         _row(rounds, "cancel to terminal event, p99", "ms", "cancel_ms", p99, limit=15.0),
+        _row(rounds, "cancel of an async graph node, p50", "ms", "graph_cancel_ms", p50, limit=5.0),
         _row(rounds, "acknowledged events, one publisher", "1/s", "events_per_s", float, goal=1.3),
         _row(rounds, "LangGraph task with one node, p50", "ms", "graph_ms", p50, floor=("noop_ms", p50)),
         _row(rounds, "LangGraph task with one node, p99", "ms", "graph_ms", p99, floor=("noop_ms", p99)),

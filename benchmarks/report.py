@@ -106,6 +106,7 @@ figure is the median of the rounds, and so is a ratio; the column beside it has 
 - **Tick**: from `ctx.progress` in the agent to the event in the hands of `stream_task`, in another process.
 - **Cancel**: from the call of `cancel(wait=True)` to its return, which is the terminal event, while 100 tasks run. Its
   floor is the no-op task's latency.
+- **Cancel of an async graph node**: the same, from when the node runs, with as many graphs running.
 - **Acknowledged events**: one process encodes and publishes; ours is the pipelined publisher, the floor is a window of
   the same size over the public methods of nats-py, to the same stream.
 - **LangGraph task**: a graph with one node; compared with the floor's no-op task.
