@@ -12,5 +12,6 @@ call a `meter.Meter` and an `AttemptTrace` that do nothing.
 
 from cas_events.observe.clients import disable_metrics, enable_metrics
 from cas_events.observe.tracing import disable_tracing, enable_tracing
+from cas_events.settings import MetricsAddress
 
-__all__ = ["disable_metrics", "disable_tracing", "enable_metrics", "enable_tracing"]
+__all__ = ["MetricsAddress", "disable_metrics", "disable_tracing", "enable_metrics", "enable_tracing"]

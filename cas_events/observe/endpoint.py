@@ -25,6 +25,7 @@ from cas_events.settings import MetricsAddress
 _log = logging.getLogger(__name__)
 
 REQUEST_S = 5.0
+REQUESTS_MAX = 16  # at once; who only connects holds one for `REQUEST_S`
 _POLL_S = 0.05
 _CLOSE_S = 2.0
 
@@ -99,7 +100,25 @@ def _say(start_response: Callable[..., Any], status: str, body: dict[str, Any]) 
 
 
 class _Server(ThreadingWSGIServer):
-    """Says what goes wrong with one request in the log, not on stderr."""
+    """Answers so many at once and no more, and says what goes wrong with one of them in the log, not on stderr."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._places = threading.BoundedSemaphore(REQUESTS_MAX)
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or close the connection at once if there are too many."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, in the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """One request failed: whoever asked has gone, for example."""

@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, NoReturn, Self, TypeVar
 
+from cas_events.observe.tracing import disable_tracing
+
 _log = logging.getLogger(__name__)
 
 # Sync agent code and sync graph nodes run in threads; the default pool (cores + 4) starves them.
@@ -76,6 +78,7 @@ class Signals:
 def end_process(left_behind: Iterable[str]) -> NoReturn:
     """End this process over code that does not end, as a success: everything of the runner's is settled."""
     _log.warning("ending the process over agent code that ignores its end: %s", ", ".join(left_behind))
+    disable_tracing()  # Which sends the last spans; nothing that waits for the interpreter's end runs any more.
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

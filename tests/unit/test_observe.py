@@ -11,9 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import prometheus_client
 import pytest
@@ -26,6 +28,7 @@ from cas_events.errors import InvalidNameError, MetricsAddressError, NotReadyErr
 from cas_events.observe import clients
 from cas_events.observe.bridge import LoopBridge, LoopWatch
 from cas_events.observe.consumers import ServerSamples
+from cas_events.observe.endpoint import REQUESTS_MAX
 from cas_events.observe.exposure import Exposure
 from cas_events.observe.gauges import Gauges
 from cas_events.observe.health import READY_STALL_S, Health
@@ -36,7 +39,7 @@ from cas_events.runner.observation import Rows as RunnerRows
 from cas_events.settings import LOOPBACK, MetricsAddress, Settings, metrics_environment, trace_exporters
 from projections.observation import Rows as ProjectorRows
 from tests.harness.cas import Cas
-from tests.harness.wait import until
+from tests.harness.wait import until, until_async
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -155,6 +158,35 @@ async def test_an_address_in_use_is_an_error_that_names_it() -> None:
         address = MetricsAddress(taken.getsockname()[1])
         with pytest.raises(MetricsAddressError, match=f"{address}: .*choose another --metrics-port"):
             await Exposure(address, stall_s=1, counts=RunnerMeter).__aenter__()
+
+
+async def test_who_only_connects_takes_a_bounded_number_of_threads() -> None:
+    def answering() -> int:
+        return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+    before = answering()
+    async with Exposure(MetricsAddress(0), stall_s=1e6, counts=RunnerMeter) as exposure:
+        parts = urlsplit(exposure.url)
+        address = (parts.hostname or "", parts.port or 0)
+        idle = [socket.create_connection(address, timeout=30) for _ in range(3 * REQUESTS_MAX)]
+        # Beyond the bound a connection is closed; those below it are closed when their time is up.
+        assert await asyncio.to_thread(idle[-1].recv, 1) == b""
+        assert answering() - before <= REQUESTS_MAX
+        for connection in idle:
+            connection.close()
+
+        def alive() -> int:
+            try:
+                with urllib.request.urlopen(f"{exposure.url}/healthz", timeout=30) as answer:
+                    status: int = answer.status
+                    return status
+            except OSError:
+                return 0
+
+        async def served() -> bool:
+            return await asyncio.to_thread(alive) == 200
+
+        await until_async(served)
 
 
 def test_options_of_worker_and_projector_say_where(tmp_path: Path) -> None:
