@@ -102,6 +102,8 @@ def _say(start_response: Callable[..., Any], status: str, body: dict[str, Any]) 
 class _Server(ThreadingWSGIServer):
     """Answers so many at once and no more, and says what goes wrong with one of them in the log, not on stderr."""
 
+    request_queue_size = 4 * REQUESTS_MAX
+
     def __init__(self, *args: Any, **options: Any) -> None:
         self._places = threading.BoundedSemaphore(REQUESTS_MAX)
         super().__init__(*args, **options)

@@ -168,7 +168,7 @@ async def test_who_only_connects_takes_a_bounded_number_of_threads() -> None:
     async with Exposure(MetricsAddress(0), stall_s=1e6, counts=RunnerMeter) as exposure:
         parts = urlsplit(exposure.url)
         address = (parts.hostname or "", parts.port or 0)
-        idle = [socket.create_connection(address, timeout=30) for _ in range(3 * REQUESTS_MAX)]
+        idle = [socket.create_connection(address, timeout=30) for _ in range(REQUESTS_MAX + 8)]
         # Beyond the bound a connection is closed; those below it are closed when their time is up.
         assert await asyncio.to_thread(idle[-1].recv, 1) == b""
         assert answering() - before <= REQUESTS_MAX
@@ -200,35 +200,30 @@ def test_options_of_worker_and_projector_say_where(tmp_path: Path) -> None:
 # --- without the extra ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("library", "call"),
-    [
-        ("prometheus_client", "observe.enable_metrics()"),
-        ("opentelemetry", "observe.enable_tracing()"),
-        ("prometheus_client", "asyncio.run(serve())"),
-    ],
-)
-def test_without_the_extra_the_error_names_it(library: str, call: str) -> None:
-    code = f"""
+WITHOUT_THE_EXTRA = """
 import asyncio, sys
-sys.modules[{library!r}] = None
+sys.modules["prometheus_client"] = sys.modules["opentelemetry.sdk"] = None
 from cas_events import Client, Runner, observe
 from cas_events.errors import ObserveExtraMissingError
 from cas_events.runner.observation import Observation
-from cas_events.settings import MetricsAddress
 async def serve():
     async with Observation(None, stall_s=1) as observation:
         assert observation.url is None
-    async with Observation(MetricsAddress(0), stall_s=1): pass
-try:
-    {call}
-except ObserveExtraMissingError as error:
-    print(error)
+    async with Observation(observe.MetricsAddress(0), stall_s=1): pass
+for call in (observe.enable_metrics, observe.enable_tracing, lambda: asyncio.run(serve())):
+    try:
+        call()
+    except ObserveExtraMissingError as error:
+        print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "pip install cas-events[observability]" in done.stdout, done.stderr
+
+
+def test_without_the_extra_the_error_names_it() -> None:
+    command = [sys.executable, "-c", WITHOUT_THE_EXTRA]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    said = done.stdout.splitlines()
+    assert [line.partition(" ")[0] for line in said] == ["metrics", "traces", "metrics"]
+    assert all("pip install cas-events[observability]" in line for line in said)
 
 
 def test_nothing_is_loaded_before_it_is_asked_for() -> None:
