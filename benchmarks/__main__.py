@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import growth, machine
 from benchmarks.figures import from_asking, from_observing, from_replay, from_rounds
 from benchmarks.plan import MEASUREMENTS, QUICK, Sizes
 from benchmarks.report import Report, markdown, table
@@ -26,6 +27,9 @@ WIDTH = 132  # of what is no terminal
 def main() -> int:
     """Run, show, and write what was asked for."""
     options = _options()
+    if options.growth:
+        print(json.dumps(asyncio.run(growth.measure(options.growth)), indent=2))
+        return 0
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -51,6 +55,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, help="only this; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument(
+        "--growth",
+        type=growth.sizes_of,
+        metavar="EVENTS,…",
+        help="only how the tables grow, with logs of so many events, e.g. 10000,100000,1000000,10000000: rates, memory, "
+        "the check, with and without signing; JSON, a line a size on stderr; half a gigabyte of disk for a million events",
+    )
     parser.add_argument(
         "--from", dest="from_json", type=Path, metavar="FILE", help="measure nothing, take a run's JSON"
     )

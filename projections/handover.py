@@ -8,7 +8,10 @@ from itertools import chain
 from cas_events.jetstream.messages import StoredMessage
 
 BATCH_MAX = 50_000  # Messages in one transaction; more gains nothing and costs memory.
-WORTHWHILE = 50_000  # While more is known to come, a transaction waits for this many,
+WORTHWHILE = 20_000  # While much more is known to come, a transaction waits for this many,
+MUCH_MORE = (
+    1_000  # a whole small log in one transaction, rather than in several of which each has its fixed cost,
+)
 PATIENCE_S = 0.25  # but not longer than this, should the server stop delivering.
 BUFFER_MESSAGES = 75_000
 BUFFER_BYTES = 48 * 1024 * 1024
@@ -76,4 +79,4 @@ class Handover:
         return self._count >= BUFFER_MESSAGES or self._bytes >= BUFFER_BYTES
 
     def _is_worth_waiting(self) -> bool:
-        return self._count < WORTHWHILE <= self._count + sum(self._pending.values()) and not self._is_full()
+        return self._count < WORTHWHILE and sum(self._pending.values()) >= MUCH_MORE and not self._is_full()
