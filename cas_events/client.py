@@ -8,9 +8,9 @@ Everything that a client does is a published command, a subscription or a read; 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from cas_events import submit
 from cas_events.agent_states import AgentStates
@@ -28,11 +28,15 @@ from cas_events.results import TaskResult, result_from
 from cas_events.schedule_client import ScheduleMethods
 from cas_events.session import CancelAnswer, Session, Task
 from cas_events.settings import Settings
-from cas_events.sql_client import ArrowResult, query, query_arrow
+from cas_events.sql_client import ArrowResult, Params, SqlOptions, query, query_arrow
 from cas_events.state_client import StateMethods
 from cas_events.submit import TaskOptions
 from cas_events.uuid7 import uuid7
 from cas_events.wire.subjects import Names
+
+T = TypeVar("T")
+
+_SQL_TIMEOUT_S = 15.0
 
 
 class Client(StateMethods, FleetMethods, ScheduleMethods):
@@ -268,56 +272,31 @@ class Client(StateMethods, FleetMethods, ScheduleMethods):
         return follow(self._session, choice, after=after, from_=from_)
 
     async def sql(
-        self,
-        statement: str,
-        params: Sequence[object] | Mapping[str, object] = (),
-        *,
-        wait_for: int = 0,
-        as_of: int | str | None = None,
-        timeout_s: float = 15.0,
+        self, statement: str, params: Params = (), **options: Unpack[SqlOptions]
     ) -> list[dict[str, Any]]:
         """Ask the projector: one read-only statement, answered as a list of rows.
 
         Args:
             statement: the SQL.
             params: values for ``?`` and ``$1`` (a sequence), or for ``$name`` (a mapping).
-            wait_for: answer only once this `CAS_EVENTS` sequence is in the tables (read your writes).
-            as_of: ask the tables as they were after this sequence, or after the last event stored until this time.
-            timeout_s: how long to wait for the answer.
+            **options: ``wait_for``, a `CAS_EVENTS` sequence that has to be in the tables (read your writes); ``as_of``, a
+                sequence or a time: the tables as they were then; ``limit``, rows at most; ``timeout_s``, 15 without it.
 
         Raises:
             QueryError: refused or failed.
             ProjectionError: no projector answers.
         """
-        session = self._session
-        answer = await query(
-            session.connection,
-            session.names.deployment,
-            statement,
-            params,
-            wait_for=wait_for,
-            as_of=as_of,
-            timeout_s=timeout_s,
-        )
-        return answer.dicts()
+        return (await self._ask(query, statement, params, options)).dicts()
 
     async def sql_arrow(
-        self,
-        statement: str,
-        params: Sequence[object] | Mapping[str, object] = (),
-        *,
-        wait_for: int = 0,
-        as_of: int | str | None = None,
-        timeout_s: float = 15.0,
+        self, statement: str, params: Params = (), **options: Unpack[SqlOptions]
     ) -> ArrowResult:
         """As `sql`, with the rows as one Arrow IPC stream: for data frames, without a value touched in Python."""
+        return await self._ask(query_arrow, statement, params, options)
+
+    async def _ask(
+        self, how: Callable[..., Awaitable[T]], statement: str, params: Params, options: SqlOptions
+    ) -> T:
+        bounded: SqlOptions = {"timeout_s": _SQL_TIMEOUT_S, **options}
         session = self._session
-        return await query_arrow(
-            session.connection,
-            session.names.deployment,
-            statement,
-            params,
-            wait_for=wait_for,
-            as_of=as_of,
-            timeout_s=timeout_s,
-        )
+        return await how(session.connection, session.names.deployment, statement, params, **bounded)

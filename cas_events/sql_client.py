@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -14,6 +14,9 @@ from cas_events.wire.rows import QueryResult, decode_any
 from cas_events.wire.subjects import Names
 
 T = TypeVar("T")
+Params = Sequence[object] | Mapping[str, object]
+
+TIMEOUT_S = 20.0
 
 
 class ArrowResult(NamedTuple):
@@ -28,16 +31,28 @@ class ArrowResult(NamedTuple):
     as_of: int
 
 
+class SqlOptions(TypedDict, total=False):
+    """How a question is put.
+
+    Attributes:
+        wait_for: answer only when the tables hold the events up to this sequence (read your writes).
+        limit: rows at most; what is beyond is cut without an error.
+        as_of: a sequence of the event stream, or a time in ISO 8601 (UTC without an offset): the tables as they were then.
+        timeout_s: bound of the whole, in seconds; 20 without it.
+    """
+
+    wait_for: int
+    limit: int | None
+    as_of: int | str | None
+    timeout_s: float
+
+
 async def query(
     connection: Connection,
     deployment: str,
     sql: str,
-    params: Sequence[object] | Mapping[str, object] = (),
-    *,
-    wait_for: int = 0,
-    limit: int | None = None,
-    as_of: int | str | None = None,
-    timeout_s: float = 20.0,
+    params: Params = (),
+    **options: Unpack[SqlOptions],
 ) -> QueryResult:
     """Ask the projector of a deployment.
 
@@ -46,63 +61,46 @@ async def query(
         deployment: whose tables.
         sql: one SELECT.
         params: values for ``?`` and ``$1`` (a sequence), or for ``$name`` (a mapping).
-        wait_for: answer only when the tables hold the events up to this sequence.
-        limit: rows at most.
-        as_of: a sequence of the event stream, or a time in ISO 8601 (UTC without an offset): the tables as they were then.
-        timeout_s: bound of the whole, in seconds.
+        **options: see `SqlOptions`.
 
     Raises:
         QueryError: it was refused or failed; ``reason`` says which.
         ProjectionError: no projector answers.
     """
-    request = _request(sql, params, wait_for, limit, as_of)
-    return await _bounded(
-        deployment, timeout_s, lambda subject: _collect(connection, subject, request, timeout_s)
-    )
+    return await _bounded(_collect, connection, deployment, _request(sql, params, options), options)
 
 
 async def query_arrow(
     connection: Connection,
     deployment: str,
     sql: str,
-    params: Sequence[object] | Mapping[str, object] = (),
-    *,
-    wait_for: int = 0,
-    limit: int | None = None,
-    as_of: int | str | None = None,
-    timeout_s: float = 20.0,
+    params: Params = (),
+    **options: Unpack[SqlOptions],
 ) -> ArrowResult:
     """As `query`, with the rows as Arrow."""
-    request = _request(sql, params, wait_for, limit, as_of) | {"format": "arrow"}
-    return await _bounded(
-        deployment, timeout_s, lambda subject: _collect_arrow(connection, subject, request, timeout_s)
-    )
+    request = _request(sql, params, options) | {"format": "arrow"}
+    return await _bounded(_collect_arrow, connection, deployment, request, options)
 
 
-def _request(
-    sql: str,
-    params: Sequence[object] | Mapping[str, object],
-    wait_for: int,
-    limit: int | None,
-    as_of: int | str | None,
-) -> dict[str, Any]:
-    request: dict[str, Any] = {
-        "sql": sql,
-        "params": dict(params) if isinstance(params, Mapping) else list(params),
+def _request(sql: str, params: Params, options: SqlOptions) -> dict[str, Any]:
+    values = dict(params) if isinstance(params, Mapping) else list(params)
+    asked = {name: options.get(name) for name in ("wait_for", "limit", "as_of")}
+    return {"sql": sql, "params": values} | {
+        name: value for name, value in asked.items() if value is not None and (name, value) != ("wait_for", 0)
     }
-    if wait_for:
-        request["wait_for"] = wait_for
-    if limit is not None:
-        request["limit"] = limit
-    if as_of is not None:
-        request["as_of"] = as_of
-    return request
 
 
-async def _bounded(deployment: str, timeout_s: float, ask: Callable[[str], Awaitable[T]]) -> T:
+async def _bounded(
+    collect: Callable[[Connection, str, dict[str, Any], float], Awaitable[T]],
+    connection: Connection,
+    deployment: str,
+    request: dict[str, Any],
+    options: SqlOptions,
+) -> T:
+    timeout_s = options.get("timeout_s", TIMEOUT_S)
     try:
         async with asyncio.timeout(timeout_s):
-            return await ask(Names(deployment).sql_service)
+            return await collect(connection, Names(deployment).sql_service, request, timeout_s)
     except NoRespondersError as error:
         raise ProjectionError(
             f"no projector of {deployment} is running; start one with `cas projector`"

@@ -6,9 +6,9 @@ file alone answers; with one that is named and cannot be reached, that is the er
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cas_events.cli.output import note
 from cas_events.errors import NoRespondersError, ProjectionError, QueryError, ServerNotConfiguredError
@@ -16,7 +16,9 @@ from cas_events.settings import Settings
 
 if TYPE_CHECKING:
     from cas_events.jetstream.connection import Connection
+    from cas_events.sql_client import SqlOptions
     from cas_events.wire.rows import QueryResult
+    from projections.answering import Answer
 
 
 @asynccontextmanager
@@ -45,10 +47,7 @@ async def query(
     connection: Connection | None,
     sql: str,
     params: Sequence[Any] = (),
-    *,
-    wait_for: int = 0,
-    limit: int | None = None,
-    as_of: int | str | None = None,
+    **options: Unpack[SqlOptions],
 ) -> QueryResult:
     """Answer one read-only statement.
 
@@ -56,18 +55,12 @@ async def query(
         QueryError: it was refused or failed.
         ProjectionError: neither a projector nor its file answers.
     """
-    from cas_events import sql_client as ask  # noqa: PLC0415 - see the package's docstring
+    from cas_events.sql_client import query as ask  # noqa: PLC0415 - see the package's docstring
 
-    if connection is None:
-        return await _query_file(settings, sql, params, limit, as_of)
-    try:
-        return await ask.query(
-            connection, settings.deployment, sql, params, wait_for=wait_for, limit=limit, as_of=as_of
-        )
-    except ProjectionError as error:
-        if not _may_read_file(error, settings, wait_for):
-            raise
-        return await _query_file(settings, sql, params, limit, as_of)
+    if connection is not None:
+        with _or_file(settings, options):
+            return await ask(connection, settings.deployment, sql, params, **options)
+    return (await _ask_file(settings, sql, params, options, arrow=False)).decoded()
 
 
 async def query_arrow(
@@ -75,28 +68,25 @@ async def query_arrow(
     connection: Connection | None,
     sql: str,
     params: Sequence[Any] = (),
-    *,
-    wait_for: int = 0,
-    as_of: int | str | None = None,
+    **options: Unpack[SqlOptions],
 ) -> bytes:
     """As `query`, with the rows as an Arrow IPC stream."""
-    from cas_events import sql_client as ask  # noqa: PLC0415 - see the package's docstring
-    from projections.queries import reading  # noqa: PLC0415
+    from cas_events.sql_client import query_arrow as ask  # noqa: PLC0415 - see the package's docstring
 
     if connection is not None:
-        try:
-            answer = await ask.query_arrow(
-                connection, settings.deployment, sql, params, wait_for=wait_for, as_of=as_of
-            )
-        except ProjectionError as error:
-            if not _may_read_file(error, settings, wait_for):
-                raise
-        else:
-            return answer.data
-    async with reading(settings.database_path) as queries:
-        found = await queries.run(sql, params, as_of=as_of, arrow=True)
-    note(f"no projector runs; read from {settings.database_path} as of sequence {found.as_of}")
-    return found.arrow
+        with _or_file(settings, options):
+            return (await ask(connection, settings.deployment, sql, params, **options)).data
+    return (await _ask_file(settings, sql, params, options, arrow=True)).arrow
+
+
+@contextmanager
+def _or_file(settings: Settings, options: SqlOptions) -> Iterator[None]:
+    """Pass over that nobody answers, when the file may instead."""
+    try:
+        yield
+    except ProjectionError as error:
+        if not _may_read_file(error, settings, options.get("wait_for", 0)):
+            raise
 
 
 def _may_read_file(error: ProjectionError, settings: Settings, wait_for: int) -> bool:
@@ -105,12 +95,15 @@ def _may_read_file(error: ProjectionError, settings: Settings, wait_for: int) ->
     return is_silent and not wait_for and settings.database_path.exists()
 
 
-async def _query_file(
-    settings: Settings, sql: str, params: Sequence[Any], limit: int | None, as_of: int | str | None
-) -> QueryResult:
-    from projections.queries import query_file  # noqa: PLC0415 - see the package's docstring
+async def _ask_file(
+    settings: Settings, sql: str, params: Sequence[Any], options: SqlOptions, *, arrow: bool
+) -> Answer:
+    from projections.queries import reading  # noqa: PLC0415 - see the package's docstring
 
-    answer = await query_file(settings.database_path, sql, params, limit=limit, as_of=as_of)
+    async with reading(settings.database_path) as queries:
+        answer = await queries.run(
+            sql, params, limit=options.get("limit"), as_of=options.get("as_of"), arrow=arrow
+        )
     note(f"no projector runs; read from {settings.database_path} as of sequence {answer.as_of}")
     return answer
 
