@@ -87,6 +87,7 @@ Written by `scripts/bench --write-docs` from the JSON of a run; changes by hand 
     scripts/bench --quick              # smaller and fewer rounds, under 2 minutes
     scripts/bench --only throughput    # one measurement; may be repeated
     scripts/bench --json run.json      # every single measurement, too
+    scripts/bench --growth 10000,100000,1000000,10000000   # how the tables grow: rates, memory, the check, signing
     scripts/bench --write-docs         # this page, from the run; with --from run.json, from an earlier one
 """
 

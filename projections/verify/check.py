@@ -46,8 +46,8 @@ class Report(msgspec.Struct):
         difference_count: all of them.
         complaints: lifecycles that the state machine does not allow, the first of them.
         complaint_count: all of them.
-        unverified: rows that could not be compared: too large to fetch, or changing all the time, or made of what the
-            log has lost.
+        unverified: rows that could not be compared: too large to fetch, or changing all the time, or differing where
+            the log has lost events of theirs. A task whose first event is still there is compared whole.
         log_begins: first sequence of the event stream; above 1, retention took what was before.
     """
 
@@ -273,11 +273,20 @@ class Check:
         executed_later = table.name == TASKS and self._has_moved and not self._knows_execute(row[0])
         if changed_later or executed_later:
             return {(table.name, row[: table.key])}
-        if self.report.log_begins > 1 and table.name == TASKS:
-            self.report.unverified += 1  # Some of its events may be those that are gone.
+        if self._may_be_of_what_is_gone(table, expected, row):
+            self.report.unverified += 1
             return set()
         self._note(found)
         return set()
+
+    def _may_be_of_what_is_gone(self, table: Table, expected: Row | None, row: Row) -> bool:
+        """Whether retention took events that the row may have been made of."""
+        begins = self.report.log_begins
+        if begins == 1:
+            return False
+        if expected is None or table.name == AGENTS:  # An agent's row is put together from events of any age.
+            return table.name == AGENTS or row[table.changed] < begins
+        return table.name == TASKS and not self._fold.knows_whole(row[0])
 
     # --- what the log says -------------------------------------------------------------------------------------------
 

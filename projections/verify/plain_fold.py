@@ -19,6 +19,7 @@ from cas_events.domain.events import DUPLICATE_TASK, TERMINAL_STATUSES
 from cas_events.jetstream.messages import StoredMessage
 from cas_events.wire.subjects import Names
 from projections.verify.judge import Command, Fact, command_of, fact_of
+from projections.verify.key_set import KeySet
 from projections.verify.values import Row, number_of, shown_bytes, shown_json, text_of, whole
 
 EVENTS, LOGS, COMMANDS, LETTERS = "cas_agent_events", "cas_agent_logs", "cas_commands", "cas_dead_letters"
@@ -32,29 +33,6 @@ _BREAKER_OF_AGENT = {
     "cas.agent.breaker_closed": "closed",
 }
 _PAUSED_OF_AGENT = {"cas.agent.paused": True, "cas.agent.unpaused": False}
-
-
-class KeySet:
-    """Keys of one agent's task that have been seen; the usual ones, 0, 1, 2 and so on, as one number an attempt."""
-
-    def __init__(self) -> None:
-        self._next: dict[int, int] = {}
-        self._odd: set[tuple[int, int]] = set()
-
-    def add(self, attempt: int, index: int) -> bool:
-        """Whether it is new."""
-        until = self._next.get(attempt, 0)
-        if index < until or (attempt, index) in self._odd:
-            return False
-        if index > until:
-            self._odd.add((attempt, index))
-            return True
-        until += 1
-        while (attempt, until) in self._odd:
-            self._odd.remove((attempt, until))
-            until += 1
-        self._next[attempt] = until
-        return True
 
 
 @dataclass(slots=True)
@@ -178,6 +156,12 @@ class PlainFold:
         if letter is not None:
             yield LETTERS, letter
         self._fold(fact)
+
+    def knows_whole(self, task_id: str) -> bool:
+        """Whether the log still had the task's first event."""
+        task = self.tasks.get(task_id)
+        keys = self._keys.get((task.owner, task_id)) if task else None
+        return keys is not None and keys.has_beginning
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
