@@ -105,7 +105,7 @@ def whole(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> 
     ):
         worker.line_with("runner ready")
         projector.line_with("ready")
-        assert cas("run", "echo", "-q", "--wait-for-runner", "20").code == 0
+        assert cas("run", "echo", "-q", "--wait-for-runner", "60").code == 0
         yield cas
 
 

@@ -84,7 +84,7 @@ def task_id() -> str:
 def ask(cas: Cas, task_id: str, *questions: str, agent: str = "approve") -> list[dict]:
     """Start a task that asks, and wait for its questions."""
     body = json.dumps({"questions": questions})
-    assert cas("run", agent, body, "--detach", "--task-id", task_id, "--wait-for-runner", "20").code == 0
+    assert cas("run", agent, body, "--detach", "--task-id", task_id, "--wait-for-runner", "60").code == 0
     return cas("resume", task_id, "--wait", "20", "--json").json
 
 

@@ -59,7 +59,7 @@ def cas(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> It
     ):
         worker.line_with("runner ready")
         projector.line_with("ready")
-        answer = cas("run", "campaign", "--task-id", "spring", "--wait-for-runner", "20")
+        answer = cas("run", "campaign", "--task-id", "spring", "--wait-for-runner", "60")
         assert answer.code == 0, answer.err
         # The root's end is the family's last event.
         seq = cas("replay", "--task", "spring", "--json").lines[-1]["seq"]

@@ -79,7 +79,7 @@ def test_what_dies_is_started_again(cas: Cas) -> None:
         for name, service in (("runner", "runner"), ("server", "nats-server")):
             Cas.kill(said["pids"][name])
             process.line_with(f"{service} is back")
-        waited = cas("run", "echo", "--wait-for-runner", "20", "--json")
+        waited = cas("run", "echo", "--wait-for-runner", "60", "--json")
         assert (waited.code, waited.lines[-1]["type"]) == (0, "cas.task.completed")
         process.send(signal.SIGTERM)
         answer = process.end()

@@ -62,7 +62,7 @@ async def test_a_slot_outlives_its_holders_runner_and_is_passed_on_once(
 
 async def submit(cas: Client, customer: str, **more: str) -> Task:
     input_ = {"customer": customer, "ticks": 1, **more}
-    return await cas.submit_task("keyed", input_, max_attempts=20, wait_for_runner_s=20)
+    return await cas.submit_task("keyed", input_, max_attempts=20, wait_for_runner_s=60)
 
 
 async def have_started(cas: Client, tasks: list[Task], attempt: int) -> bool:

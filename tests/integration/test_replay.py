@@ -75,7 +75,7 @@ async def test_by_time_through_the_projection_and_without_it(
 def test_on_the_command_line(nats_url: str, deployment: str, tmp_path: Path) -> None:
     cas = Cas({"CAS_NATS_URL": nats_url, "CAS_DEPLOYMENT": deployment, "CAS_HOME": str(tmp_path)})
     with cas.process("worker", "cas_events.agents.samples:runner"):
-        assert cas("run", "echo", "{}", "--wait-for-runner", "20", "--task-id", "t1").code == 0
+        assert cas("run", "echo", "{}", "--wait-for-runner", "60", "--task-id", "t1").code == 0
     everything = cas("replay", "--task", "t1", "--json").lines
     paced = cas("replay", "--task", "t1", "--json", "--speed", "10x", "--max-pause", "0.01").lines
     assert paced == everything

@@ -76,7 +76,7 @@ def test_command_line(tmp_path: Path, nats_url: str, deployment: str) -> None:
         cas.process("worker", "cas_events.agents.samples:runner"),
     ):
         projector.line_with("projector.ready")
-        assert cas("run", "echo", "{}", "--wait-for-runner", "20", "--task-id", "t1").code == 0
+        assert cas("run", "echo", "{}", "--wait-for-runner", "60", "--task-id", "t1").code == 0
         [now] = cas("sql", "SELECT max(seq) AS seq FROM cas_agent_events", "--json", "--wait-for", "2").json
         [seen] = cas("sql", count, "--as-of", str(now["seq"]), "--json").json
         assert seen["n"] > 0
