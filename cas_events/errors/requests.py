@@ -84,7 +84,10 @@ class AgentUnavailableError(CasEventsError):
         waited = f" after {waited_s:g} s" if waited_s else ""
         why = "; start one with `cas worker`, or pass wait_for_runner_s to wait for one"
         if status is None:
-            why = ", and none has ever announced it: look at the name, or start its runner with `cas worker`"
+            why = (
+                ", and none has ever announced it: look at the name, start its runner with `cas worker`, "
+                "or pass wait_for_runner_s to wait for one"
+            )
         elif status == "deregistered":
             why = f", because it is deregistered; `cas agents register {agent_id}` puts it into service again"
         super().__init__(f"no live runner serves agent {agent_id!r}{waited}{why}")
