@@ -54,6 +54,11 @@ class Gauge:
         return {}
 
 
+async def submit(cas: Client, agent_id: str, input_: dict | None = None, **options: Any) -> Task:
+    """A task, for whose runner is waited: on a slow machine one may not answer within a second."""
+    return await cas.submit_task(agent_id, input_, wait_for_runner_s=promised(10.0), **options)
+
+
 async def ends(*tasks: Task) -> list[str]:
     results = await asyncio.wait_for(asyncio.gather(*(task.result() for task in tasks)), promised(30.0))
     return [result.status for result in results]
@@ -79,7 +84,7 @@ async def one_slot(cas: Client, make_runner) -> AsyncIterator[tuple[Gauge, Task]
     gauge, runner = Gauge(), make_runner(lease_s=LEASE_S)
     runner.agent("keyed", concurrency_per_key=1, key="customer")(gauge.run)
     async with running(cas, runner):
-        holder = await cas.submit_task("keyed", {"customer": "c7"}, task_id="holder")
+        holder = await submit(cas, "keyed", {"customer": "c7"}, task_id="holder")
         await until(lambda: gauge.started == ["holder"])
         yield gauge, holder
 
@@ -91,10 +96,10 @@ async def test_a_keys_tasks_run_so_many_at_once_on_two_runners_and_other_keys_be
     for runner in (one, other):
         runner.agent("keyed", concurrency_per_key=2, key="customer")(gauge.run)
     async with running(cas, one), running(cas, other):
-        tasks = [await cas.submit_task("keyed", {"customer": "c7"}) for _ in range(9)]
+        tasks = [await submit(cas, "keyed", {"customer": "c7"}) for _ in range(9)]
         await until_waiting(cas, "keyed", 7)
-        apart = [await cas.submit_task("keyed", {"customer": 8}, key="c8") for _ in range(2)]
-        free = await cas.submit_task("keyed")
+        apart = [await submit(cas, "keyed", {"customer": 8}, key="c8") for _ in range(2)]
+        free = await submit(cas, "keyed")
         await until(lambda: len(gauge.started) == 5)
         gauge.release.set()
         assert set(await ends(*tasks, *apart, free)) == {"completed"}
@@ -112,12 +117,16 @@ async def test_who_waits_is_queued_without_a_place_and_comes_by_class_and_arriva
             body = msgspec.json.encode({"key": "c7", "priority": word})
             await send_raw(cas, "keyed", f"{word}-{n}", body)  # As any NATS client does.
             await until_waiting(cas, "keyed", n)
-        [status] = [agent for agent in await cas.agents() if agent.agent_id == "keyed"]
-        assert (status.running, status.queued) == (1, 6)
+        await until_async(lambda: _shows(cas, running=1, queued=6), what="cas agents shows who waits")
         await until_async(lambda: _holds_one_place(cas), what="who waits has no place")
         gauge.release.set()
         await ends(holder, *[await cas.task(name) for name in ("low-1", "low-2", "normal-4", "high-6")])
     assert gauge.started[1:] == ["high-5", "normal-3", "high-6", "low-1", "normal-4", "low-2"]
+
+
+async def _shows(cas: Client, *, running: int, queued: int) -> bool:
+    [status] = [agent for agent in await cas.agents() if agent.agent_id == "keyed"]
+    return (status.running, status.queued) == (running, queued)
 
 
 async def _holds_one_place(cas: Client) -> bool:
@@ -127,9 +136,9 @@ async def _holds_one_place(cas: Client) -> bool:
 
 async def test_a_cancelled_task_gives_up_its_turn_and_its_slot(cas: Client, make_runner) -> None:
     async with one_slot(cas, make_runner) as (gauge, holder):
-        gone = await cas.submit_task("keyed", {"customer": "c7"})
+        gone = await submit(cas, "keyed", {"customer": "c7"})
         await until_waiting(cas, "keyed", 1)
-        heir = await cas.submit_task("keyed", {"customer": "c7"})
+        heir = await submit(cas, "keyed", {"customer": "c7"})
         await until_waiting(cas, "keyed", 2)
         assert await gone.cancel("not needed", wait=True) == "requested"
         [end] = await lifecycle(cas, "keyed", gone.task_id)
@@ -154,9 +163,9 @@ async def test_a_task_that_waits_for_a_far_retry_has_no_slot(cas: Client, make_r
         return {}
 
     async with running(cas, runner):
-        busy = await cas.submit_task("keyed", {"busy": True}, key="c7")
+        busy = await submit(cas, "keyed", {"busy": True}, key="c7")
         await until_async(lambda: _is_retrying(cas, busy), what="the retry is stored")
-        heir = await cas.submit_task("keyed", key="c7")
+        heir = await submit(cas, "keyed", key="c7")
         assert await ends(heir) == ["completed"]
         assert await busy.cancel(wait=True) == "requested"
     assert names_of(await lifecycle(cas, "keyed", busy.task_id)) == ["started", "retrying", "cancelled"]
@@ -185,9 +194,9 @@ async def test_a_question_frees_the_slot_and_its_answer_waits_for_one(cas: Clien
     graph.add_edge("work", END)
     runner.register("keyed", graph, concurrency_per_key=1)
     async with running(cas, runner):
-        asking = await cas.submit_task("keyed", {"asks": True}, key="c7")
+        asking = await submit(cas, "keyed", {"asks": True}, key="c7")
         question = await until_async(asking.interrupts)
-        other = await cas.submit_task("keyed", {"asks": False}, key="c7")
+        other = await submit(cas, "keyed", {"asks": False}, key="c7")
         await until(lambda: len(gauge.started) == 1)  # The slot is the other one's.
         assert await asking.resume(question[0].id, True) == "accepted"
         await until_waiting(cas, "keyed", 1)
@@ -208,7 +217,7 @@ async def test_a_slot_that_was_given_and_not_told_of_is_told_of_by_the_next_one(
     cas: Client, make_runner
 ) -> None:
     async with one_slot(cas, make_runner) as (gauge, holder):
-        await cas.submit_task("keyed", {"customer": "c7"}, task_id="heir")
+        await submit(cas, "keyed", {"customer": "c7"}, task_id="heir")
         await until_waiting(cas, "keyed", 1)
         subjects = LaneSubjects.of_key(cas._session.names, "keyed", "c7")
         # As if whoever ended an earlier task had died between the two steps of admitting the heir.
@@ -228,7 +237,7 @@ async def test_a_slot_whose_holder_has_ended_is_found_by_who_looks_for_itself(
         subjects = LaneSubjects.of_key(names, "keyed", "c7")
         await until_async(lambda: _is_gone(cas, subjects.lane), what="the slot is free")
         await put_lane(cas, subjects, Lane().with_slot("holder", after=0))
-        heir = await cas.submit_task("keyed", {"customer": "c7"})
+        heir = await submit(cas, "keyed", {"customer": "c7"})
         await until_waiting(cas, "keyed", 1)
         # What its schedule says when its time has come.
         wake = msgspec.json.encode({"for": "look", "attempt": 0, "command_seq": heir.seq})
@@ -249,7 +258,7 @@ async def test_a_rate_holds_for_the_starts_of_two_runners(cas: Client, make_runn
         runner.agent("rated", rate="20/s")(noop)
     async with running(cas, one), running(cas, other):
         began_s = time.time()
-        tasks = [await cas.submit_task("rated") for _ in range(30)]
+        tasks = [await submit(cas, "rated") for _ in range(30)]
         assert set(await ends(*tasks)) == {"completed"}
         await until_waiting(cas, "rated", 0)
     stories = [await lifecycle(cas, "rated", task.task_id) for task in tasks]
@@ -264,13 +273,13 @@ async def test_a_cancelled_task_leaves_its_start_time_to_who_waits(cas: Client, 
     runner = make_runner(lease_s=LEASE_S)
     runner.agent("rated", rate="1/h")(noop)
     async with running(cas, runner):
-        first = await cas.submit_task("rated")
+        first = await submit(cas, "rated")
         assert await ends(first) == ["completed"]
         # Now the next hour's start is given out, and the third task waits without one.
-        next_ = await cas.submit_task("rated", priority="low")
+        next_ = await submit(cas, "rated", priority="low")
         subjects = LaneSubjects.of_rate(cas._session.names, "rated")
         await until_async(lambda: _gave(cas, subjects, 2))
-        late = await cas.submit_task("rated", priority="low")
+        late = await submit(cas, "rated", priority="low")
         await until_waiting(cas, "rated", 1)
         assert [await task.cancel(wait=True) for task in (late, next_)] == ["requested"] * 2
         await until_waiting(cas, "rated", 0)
@@ -291,7 +300,7 @@ async def test_an_agents_concurrency_holds_for_two_runners(cas: Client, make_run
         runner.agent("bound")(gauge.run)
     async with running(cas, one), running(cas, other):
         assert (await cas.set_agent("bound", concurrency=3))["concurrency"] == 3
-        tasks = [await cas.submit_task("bound") for _ in range(12)]
+        tasks = [await submit(cas, "bound") for _ in range(12)]
         await until(lambda: gauge.running["None"] == 3)
         gauge.release.set()
         assert set(await ends(*tasks)) == {"completed"}
@@ -339,11 +348,11 @@ async def test_a_full_queue_refuses_by_name_and_stores_nothing(cas: Client, make
     runner = make_runner(lease_s=LEASE_S)
     runner.agent("small", max_queued=2)(noop)
     async with running(cas, runner):
-        assert (await cas.execute_task("small")).is_success
+        assert await ends(await submit(cas, "small")) == ["completed"]
         await cas.pause_agent("small")
-        tasks = [await cas.submit_task("small") for _ in range(2)]
+        tasks = [await submit(cas, "small") for _ in range(2)]
         with pytest.raises(QueueFullError, match=r"2 tasks of agent 'small' .* \(max_queued\) is 2") as full:
-            await cas.submit_task("small", task_id="refused")
+            await submit(cas, "small", task_id="refused")
         assert (full.value.agent_id, full.value.depth, full.value.limit) == ("small", 2, 2)
         names = cas._session.names
         refused = names.execute("small", "refused")
@@ -356,12 +365,12 @@ async def test_who_waits_before_a_lane_counts_as_queued(cas: Client, make_runner
     runner, gauge = make_runner(lease_s=LEASE_S), Gauge()
     runner.agent("small", max_queued=1, concurrency_per_key=1)(gauge.run)
     async with running(cas, runner):
-        tasks = [await cas.submit_task("small", key="c7")]
+        tasks = [await submit(cas, "small", key="c7")]
         await until(lambda: len(gauge.started) == 1)
-        tasks.append(await cas.submit_task("small", key="c7"))
+        tasks.append(await submit(cas, "small", key="c7"))
         await until_waiting(cas, "small", 1)
         with pytest.raises(QueueFullError):
-            await cas.submit_task("small", key="c7")
+            await submit(cas, "small", key="c7")
         gauge.release.set()
         assert await ends(*tasks) == ["completed", "completed"]
 
@@ -417,7 +426,19 @@ async def test_the_command_line_names_class_and_key(
     command = Cas({"CAS_NATS_URL": nats_url, "CAS_DEPLOYMENT": deployment, "CAS_HOME": str(tmp_path)})
     runner = make_runner(lease_s=LEASE_S)
     runner.agent("keyed", concurrency_per_key=1)(noop)
-    said = ("run", "keyed", "--priority", "high", "--key", "c7", "--task-id", "t1", "--detach")
+    said = (
+        "run",
+        "keyed",
+        "--priority",
+        "high",
+        "--key",
+        "c7",
+        "--task-id",
+        "t1",
+        "--detach",
+        "--wait-for-runner",
+        "30",
+    )
     async with running(cas, runner):
         assert (await asyncio.to_thread(command, *said)).code == 0
         names = cas._session.names
