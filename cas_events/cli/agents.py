@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from cas_events.cli.options import Json
-from cas_events.cli.output import print_json_array, print_json_line, print_table, say
+from cas_events.cli.output import note, print_json_array, print_json_line, print_table, say
 from cas_events.cli.session import ask
 from cas_events.cli.texts import clock
 
@@ -158,3 +158,7 @@ async def _set(agent_id: str, concurrency: int | None, lease_s: float | None, *,
         print_json_line({"agent_id": agent_id, **settings})
     else:
         say(f"concurrency {settings['concurrency']}, lease {settings['lease_s']:g} s")
+    if lease_s is not None:
+        note(
+            "Runners that live renew by the lease that they found at their start: restart them before you shorten it."
+        )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cas_events.domain.bounds import require_number
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -17,11 +19,19 @@ class RetryPolicy:
         base_s: upper bound of the first delay, in seconds.
         cap_s: upper bound of any delay, in seconds.
         factor: growth of the bound from try to try.
+
+    Raises:
+        InvalidLimitError: a number is out of range; the error names it.
     """
 
     base_s: float = 0.5
     cap_s: float = 60.0
     factor: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("base_s", "cap_s"):
+            require_number(name, getattr(self, name), may_be_least=True, of="RetryPolicy")
+        require_number("factor", self.factor, least=1, may_be_least=True, of="RetryPolicy")
 
 
 def backoff_s(policy: RetryPolicy, *, tries: int, draw: float) -> float:

@@ -11,6 +11,7 @@ from cas_events.errors.agents import (
     AgentProcessError,
     InvalidInputError,
     InvalidLimitError,
+    InvalidSchemaError,
     NonRetryableError,
 )
 from cas_events.errors.audit import (
@@ -113,6 +114,7 @@ __all__ = [
     "InvalidLimitError",
     "InvalidNameError",
     "InvalidScheduleError",
+    "InvalidSchemaError",
     "InvalidStateError",
     "InvalidSubjectError",
     "LogCutError",

@@ -47,7 +47,22 @@ class InvalidLimitError(CasEventsError, ValueError):
         value: what was asked for.
     """
 
-    def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field} is {value!r}; it must be {allowed}")
+    def __init__(self, field: str, value: object, allowed: str, *, of: str = "") -> None:
+        super().__init__(f"{field}{' of ' if of else ''}{of} is {value!r}; it must be {allowed}")
         self.field = field
         self.value = value
+
+
+class InvalidSchemaError(CasEventsError, ValueError):
+    """An agent's input schema that is no JSON Schema; the agent was not registered.
+
+    Attributes:
+        agent_id: the agent.
+        field: ``schema``.
+    """
+
+    field = "schema"
+
+    def __init__(self, agent_id: str, problem: str) -> None:
+        super().__init__(f"schema of agent {agent_id!r} {problem}")
+        self.agent_id = agent_id

@@ -58,8 +58,7 @@ class Lookahead:
     async def run(self) -> None:
         """Until cancelled."""
         while not self._place.is_stopping:
-            # Agents come and go while a runner runs.
-            for agent_id in [name for name, spec in self._place.agents.items() if spec.priorities]:
+            for agent_id in self._served():
                 try:
                     await self._look(agent_id, self._queues.setdefault(agent_id, Ahead()))
                 except (
@@ -67,6 +66,11 @@ class Lookahead:
                 ) as problem:  # Looked at again soon; the order is that of arrival till then.
                     _log.info("the queue of %s is not looked at now: %s", agent_id, problem)
             await asyncio.sleep(LOOK_S)
+
+    def _served(self) -> list[str]:
+        """The agents that ask for it and are served now; they come and go at run time."""
+        served = self._place.roster.served
+        return [name for name in served if (spec := self._place.agents.get(name)) and spec.priorities]
 
     async def _look(self, agent_id: str, queue: Ahead) -> None:
         js, names = self._place.js, self._place.names

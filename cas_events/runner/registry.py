@@ -9,12 +9,13 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from cas_events.domain.bounds import require_number
 from cas_events.domain.breaker import BreakerPolicy
 from cas_events.domain.flow import limits_fault, rate_per_s
 from cas_events.domain.json_schema import schema_fault, value_fault
 from cas_events.domain.retry import RetryPolicy
 from cas_events.domain.tokens import require_token
-from cas_events.errors import InvalidInputError, NonRetryableError
+from cas_events.errors import InvalidInputError, InvalidSchemaError, NonRetryableError
 from cas_events.runner.context import TaskContext
 from cas_events.runner.task_logger import LEVELS, level_number
 
@@ -119,7 +120,7 @@ class AgentSpec:
 
     Raises:
         InvalidNameError: the name is no token.
-        ValueError: an option is out of range.
+        InvalidLimitError, InvalidSchemaError, ValueError: an option is out of range.
     """
 
     agent_id: str
@@ -162,16 +163,13 @@ class AgentSpec:
         require_token("agent", self.agent_id)
         for name in ("timeout_s", "idle_timeout_s", "queue_timeout_s", "interrupt_timeout_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} of agent {self.agent_id!r} is {value}; it must be above 0")
-        if self.max_attempts < 1:
-            raise ValueError(
-                f"max_attempts of agent {self.agent_id!r} is {self.max_attempts}; it must be 1 or more"
-            )
-        if self.recursion_limit is not None and self.recursion_limit < 1:
-            raise ValueError(
-                f"recursion_limit of agent {self.agent_id!r} is {self.recursion_limit}; it must be 1 or more"
-            )
+            if value is not None:
+                require_number(name, value, of=f"agent {self.agent_id!r}")
+        for name in ("max_attempts", "recursion_limit"):
+            value = getattr(self, name)
+            if value is not None or name == "max_attempts":
+                of = f"agent {self.agent_id!r}"
+                require_number(name, value, least=1, may_be_least=True, is_whole=True, of=of)
         self._check_schema()
         self._check_words()
         self._check_flow()
@@ -192,10 +190,10 @@ class AgentSpec:
         if isinstance(self.schema, dict):
             fault = schema_fault(self.schema)
             if fault is not None:
-                raise ValueError(f"schema of agent {self.agent_id!r} is no JSON Schema: {fault}")
+                raise InvalidSchemaError(self.agent_id, f"is no JSON Schema: {fault}")
         elif self.schema is not None and self.schema is not False:
-            raise ValueError(
-                f"schema of agent {self.agent_id!r} is a {type(self.schema).__name__}; give a JSON Schema as a dict"
+            raise InvalidSchemaError(
+                self.agent_id, f"is a {type(self.schema).__name__}; give a JSON Schema as a dict"
             )
 
     def _check_words(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from cas_events.domain.bounds import require_number
 from cas_events.domain.limits import TelemetryLimits
 from cas_events.domain.redaction import DEFAULT, Redaction
 from cas_events.errors import CasEventsError, ServerError
@@ -76,6 +77,9 @@ class Runner(Registrations):
         stall_s: a process whose event loop does not run for so long is ended.
         limits: what each task may emit, and how large its input and outputs may be.
         redaction: what is taken out of log lines, progress messages and errors before they are stored.
+
+    Raises:
+        InvalidLimitError: a number is out of range; the error names it.
     """
 
     def __init__(
@@ -90,6 +94,10 @@ class Runner(Registrations):
         limits: TelemetryLimits | None = None,
         redaction: Redaction = DEFAULT,
     ) -> None:
+        require_number("lease_s", lease_s)
+        require_number("grace_s", grace_s, may_be_least=True)
+        require_number("places", places, least=1, may_be_least=True, is_whole=True)
+        require_number("stall_s", stall_s)
         super().__init__(grace_s=grace_s)
         self._url = url
         self._settings = settings
