@@ -107,6 +107,7 @@ class Client(StateMethods, FleetMethods, ScheduleMethods):
         Raises:
             InvalidCommandError, InvalidNameError, NotJsonError, PayloadTooLargeError: nothing was sent.
             AgentUnavailableError: no live runner serves the agent.
+            QueueFullError: as many tasks of the agent wait as it admits (``max_queued``).
             DuplicateTaskError: the task id is taken.
         """
         command = submit.prepare(agent_id, input, options)
