@@ -227,7 +227,7 @@ async def test_a_call_up_its_own_line_is_refused_and_nothing_waits_for_ever(
     cas: Client, make_runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One place in the process, and a limit that parents alone fill: waiting must not take what children need."""
-    monkeypatch.setattr("cas_events.runner.worker.AGENT_PLACES_FLEET", 2)
+    monkeypatch.setattr("cas_events.runner.sources.AGENT_PLACES_FLEET", 2)
     runner = make_runner(places=1)
     cycles: list[list[str]] = []
 

@@ -115,7 +115,7 @@ async def logs(cas: Client, task_id: str) -> list[Any]:
 
 async def test_a_waiting_task_holds_no_place(cas: Client, make_runner, monkeypatch) -> None:
     """The fleet has one place for the agent."""
-    monkeypatch.setattr("cas_events.runner.worker.AGENT_PLACES_FLEET", 1)
+    monkeypatch.setattr("cas_events.runner.sources.AGENT_PLACES_FLEET", 1)
     runner: Runner = make_runner(places=1)
     runner.register("approve", graph(ask=asking("ok?")))
 

@@ -115,7 +115,7 @@ async def test_a_thread_may_be_older_than_the_task_that_it_is_named_after(
 async def test_enqueue_waits_for_its_turn_in_order_and_holds_no_place(
     cas: Client, make_runner, monkeypatch, strategy: str | None
 ) -> None:
-    monkeypatch.setattr("cas_events.runner.worker.AGENT_PLACES_FLEET", 2)
+    monkeypatch.setattr("cas_events.runner.sources.AGENT_PLACES_FLEET", 2)
     talk = Talk()
     talk.held["a"] = asyncio.Event()
     words = ["a", "b", "c", "d", "e"]
