@@ -37,9 +37,11 @@ ENDLESS = "SELECT count(*) FROM range(100000000000)"
 
 IMPATIENT = f"""
 import asyncio
+from cas_events.process_log import configure_process
 from cas_events.settings import Settings
 from projections.process import run
 from projections.queries import Limits
+configure_process("info", service="projector")  # It says by its log when it is ready.
 asyncio.run(run(Settings.from_env(), limits=Limits(time_s=2.0, memory_bytes={MEMORY_MB * MB})))
 """
 PATIENT = IMPATIENT.replace("time_s=2.0", "time_s=600.0")
