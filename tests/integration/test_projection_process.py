@@ -82,8 +82,8 @@ class ProjectorProcess:
 @asynccontextmanager
 async def projecting(url: str, deployment: str, home: Path, *args: str) -> AsyncIterator[ProjectorProcess]:
     process = ProjectorProcess(url, deployment, home, *args)
-    await process.start()
     try:
+        await process.start()
         yield process
     finally:
         if process.process and process.process.returncode is None:
