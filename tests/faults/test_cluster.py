@@ -11,14 +11,16 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cas_events import Client
-from cas_events.errors import CasEventsError, WrongLastSequenceError
+from cas_events.errors import CasEventsError, ServerError, WrongLastSequenceError
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.connection import Connection
+from cas_events.jetstream.patience import patiently
 from cas_events.settings import Settings
 from cas_events.wire.subjects import Names
 from tests.harness.cluster import Cluster, Node
@@ -171,7 +173,12 @@ async def test_a_deposed_leader_may_answer_with_what_was_and_appends_nothing(
             with pytest.raises(CasEventsError):
                 await append
         await cluster.until_settled(names.events)
-        last = await cas._session.js.last_message(names.events, subject)
+        # It had settled at that moment: an election may follow at once.
+        last = await patiently(
+            partial(cas._session.js.last_message, names.events, subject),
+            errors=(ServerError,),
+            give_up_s=promised(20.0),
+        )
         assert last is not None
         assert (last.seq, last.data) == (seq, b'{"by":"new"}')
     record_property("cases", f"{rounds} elections")
