@@ -90,7 +90,7 @@ def test_a_snapshot_of_the_past_is_what_the_tables_were(cas: Cas, tmp_path: Path
 def test_a_snapshot_is_of_one_position_while_the_projector_goes_on(
     cas: Cas, log: int, nats_url: str, deployment: str, tmp_path: Path
 ) -> None:
-    began, stop = threading.Event(), threading.Event()
+    wrote, stop = threading.Event(), threading.Event()
     written: list[int] = []
 
     async def write() -> None:
@@ -99,14 +99,16 @@ def test_a_snapshot_is_of_one_position_while_the_projector_goes_on(
             events = islice(synthetic(Names(deployment)), EVENTS, None)
             while not stop.is_set():
                 written.append((await JetStream(connection).append(*next(events))).seq)
-                began.set()
+                wrote.set()
 
     writing = threading.Thread(target=lambda: asyncio.run(write()))
     writing.start()
     try:
-        assert began.wait(promised(10.0))
+        assert wrote.wait(promised(10.0))
         assert cas("sql", "SELECT 1", "--wait-for", str(written[0])).code == 0
         told = cas("snapshot", str(tmp_path / "live.duckdb"), "--json")
+        wrote.clear()
+        assert wrote.wait(promised(10.0))
     finally:
         stop.set()
         writing.join()
