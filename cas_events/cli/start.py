@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -252,11 +252,11 @@ async def _follow_with_view(task: Any) -> Any:
     target = console()
     target.print(f"task {task.task_id}", style="dim")
     last: Any = None
-    began = datetime.now(UTC)
+    began_s = time.monotonic()  # Not by the events' times, which are of other machines' clocks.
     with TaskView(target, task.agent_id) as view:
         async for last in task.events():
             view.show(last)
-    took = duration((last.time - began).total_seconds())
+    took = duration(time.monotonic() - began_s)
     target.print(f"{last.status} in {took}", style=STATUS_STYLES.get(last.status, ""))
     return last
 

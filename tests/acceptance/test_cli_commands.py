@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import uuid
@@ -97,6 +98,7 @@ def test_run_shows_logs_progress_and_the_output(cas: Cas, worker: CasProcess, ta
     assert any("info     greeting name=Ada" in line for line in lines)
     assert any("50% half" in line for line in lines)
     assert '  "greeting": "hello Ada"' in lines
+    assert any(re.fullmatch(r"completed in \d.*", line) for line in lines)
     assert "\x1b" not in answer.out
 
 
