@@ -19,6 +19,7 @@ from cas_events.domain.events import AGENT_REGISTERED, Event
 from cas_events.domain.tokens import require_token
 from cas_events.errors import InvalidLimitError, UnknownAgentError, WireError, WrongLastSequenceError
 from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.paging import stored_at_a_replica
 from cas_events.jetstream.patience import patiently
 from cas_events.uuid7 import uuid7
 from cas_events.wire.envelope import decode_event, encode_agent_event
@@ -29,7 +30,6 @@ RegisterAnswer = Literal["registered", "already_registered"]
 DeregisterAnswer = Literal["deregistered", "already_deregistered"]
 
 _PATIENCE_S = 20.0
-_PAGE = 256
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,18 +57,14 @@ async def standing_of(
         InvalidNameError: the name is no token.
     """
     now = known or Standing(facts=AgentFacts(agent_id=require_token("agent", agent_id)))
-    subject, more = names.agent_event(agent_id), True
-    while more:
-        page, more = await patiently(
-            lambda at=now.last_seq + 1: js.direct_batch(names.events, subject, from_seq=at, batch=_PAGE),  # type: ignore[misc]
-            give_up_s=_PATIENCE_S,
-        )
-        for message in page:
-            try:
-                now = now.after(decode_event(message.data, seq=message.seq, stream=message.stream))
-            except WireError:  # A dead letter; the tables have it.
-                now = Standing(facts=now.facts, last_seq=message.seq)
-        more = more and bool(page)
+    stored = stored_at_a_replica(
+        js, names.events, names.agent_event(agent_id), from_seq=now.last_seq + 1, give_up_s=_PATIENCE_S
+    )
+    async for message in stored:
+        try:
+            now = now.after(decode_event(message.data, seq=message.seq, stream=message.stream))
+        except WireError:  # A dead letter; the tables have it.
+            now = Standing(facts=now.facts, last_seq=message.seq)
     return now
 
 

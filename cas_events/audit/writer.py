@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_EVENTS = 5_000
 DEFAULT_INTERVAL_S = 60.0
-EVENTS_MAX = 10_000  # Fingerprints of as many stay well below what may stand inline in an event (256 KiB).
 _LOOK_S = 1.0  # How often the streams' ends are asked for.
 _PAUSE_S = 5.0  # After an error of the server.
 _LONG_PAUSE_S = 60.0  # After one that does not go away by itself.
@@ -59,7 +58,8 @@ class Pace:
     """How often a head is made.
 
     Attributes:
-        events: after so many new messages of a stream, 1 to 10,000.
+        events: after so many new messages of a stream, 1 to 10,000: the fingerprints of as many stay well below what
+            may stand inline in an event (256 KiB).
         interval_s: or when the oldest message without a head has waited so long.
     """
 

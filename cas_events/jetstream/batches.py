@@ -20,7 +20,6 @@ from cas_events.errors import NoRespondersError, RefusedError, ServerError, Stre
 from cas_events.jetstream.api import JetStream, PubAck, decode_ack
 from cas_events.jetstream.messages import Message, build_header
 
-BATCH_MESSAGES_MAX = 1000
 _WRONG_LAST_ID = 10070
 # Too many open batches, or one that the server gave up: nothing of it was stored, and it may be sent anew.
 UNFINISHED = frozenset({10176, 10210, 10211})

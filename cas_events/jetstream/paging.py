@@ -1,4 +1,4 @@
-"""Reading a subject in pages from any replica, up to a message that the leader has named."""
+"""Reading subjects in pages from any replica: as far as it has them, or up to a message that the leader has named."""
 
 from __future__ import annotations
 
@@ -12,6 +12,33 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.jetstream.patience import patiently
 
 BEHIND_PAUSE_S = 0.02
+
+
+async def stored_at_a_replica(
+    js: JetStream,
+    stream: str,
+    subject_filter: str,
+    *,
+    from_seq: int = 1,
+    give_up_s: float = math.inf,
+) -> AsyncIterator[StoredMessage]:
+    """Every message that matches, oldest first, as far as the copies that answer have them.
+
+    Args:
+        js: the connection's JetStream.
+        stream: the stream's name.
+        subject_filter: subjects, perhaps with wildcards.
+        from_seq: where to begin.
+        give_up_s: how long a server that is away is waited for, per page.
+    """
+    more = True
+    while more:
+        read = partial(js.direct_batch, stream, subject_filter, from_seq=from_seq)
+        messages, more = await patiently(read, give_up_s=give_up_s)
+        more = more and bool(messages)
+        for message in messages:
+            from_seq = message.seq + 1
+            yield message
 
 
 async def stored_until(

@@ -28,7 +28,6 @@ from cas_events.errors import (
     AttemptOverError,
     CallCycleError,
     ChildConflictError,
-    ChildTaskError,
     DuplicateTaskError,
     InvalidCommandError,
 )
@@ -36,7 +35,7 @@ from cas_events.jetstream.messages import StoredMessage
 from cas_events.lineage import ancestors
 from cas_events.results import TaskResult
 from cas_events.runner.child_ids import ChildIds
-from cas_events.runner.children import ChildOptions
+from cas_events.runner.children import ChildOptions, output_of
 from cas_events.runner.facts import TaskFacts
 from cas_events.runner.holds import Offer
 from cas_events.runner.telemetry import Telemetry
@@ -291,10 +290,7 @@ class ChildTask(Task):
             ChildTaskError: it did not complete.
             CallCycleError: waiting for this agent could deadlock.
         """
-        result = await self.result()
-        if not result.is_success:
-            raise ChildTaskError(self.agent_id, result)
-        return result.output
+        return output_of(self.agent_id, await self.result())
 
     async def cancel(self, reason: str = "", *, requested_by: str = "", wait: bool = False) -> CancelAnswer:
         """End the child, wherever it is; see `Task.cancel`."""

@@ -6,9 +6,10 @@ from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
-from cas_events.errors import NotInTaskError
+from cas_events.errors import ChildTaskError, NotInTaskError
 
 if TYPE_CHECKING:
+    from cas_events.results import TaskResult
     from cas_events.session import Task
 
 
@@ -56,6 +57,17 @@ class Children(Protocol):
         self, agent_id: str, input_: Mapping[str, Any] | None, scope: str, options: ChildOptions
     ) -> Coroutine[Any, Any, Task]:
         """Start a child."""
+
+
+def output_of(agent_id: str, result: TaskResult) -> Any:
+    """The output of an agent's task that has ended.
+
+    Raises:
+        ChildTaskError: it did not complete.
+    """
+    if not result.is_success:
+        raise ChildTaskError(agent_id, result)
+    return result.output
 
 
 class NoChildren:

@@ -313,11 +313,6 @@ def running_task() -> TaskContext | None:
     return _current.get()
 
 
-def is_agent_code() -> bool:
-    """Whether the code that runs here was started for a task."""
-    return _current.get() is not None
-
-
 @contextmanager
 def task_scope(context: TaskContext) -> Generator[None]:
     """Make a context the current one for a block of code and all that it calls."""

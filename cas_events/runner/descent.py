@@ -21,6 +21,7 @@ from cas_events.domain import events
 from cas_events.domain.tokens import is_token
 from cas_events.errors import InvalidCommandError, WireError
 from cas_events.jetstream.api import JetStream
+from cas_events.jetstream.paging import stored_at_a_replica
 from cas_events.jetstream.patience import patiently
 from cas_events.runner.holds import TaskKey
 from cas_events.runner.workplace import Workplace
@@ -84,14 +85,11 @@ async def recorded_children(js: JetStream, names: Names, agent_id: str, task_id:
     """The (agent, task) of every child that a task recorded, up to the leader's last word."""
     subject = names.event("step", agent_id, task_id)
     found: dict[TaskKey, None] = {}
-    from_seq, more = 1, True
-    while more:
-        batch_from = from_seq
-        messages, more = await patiently(lambda: js.direct_batch(names.events, subject, from_seq=batch_from))  # noqa: B023
-        for message in messages:
-            from_seq = message.seq + 1
-            _note(message.data, found)
-    while True:  # The batch came from any replica; what it may have missed is asked of the leader.
+    from_seq = 1
+    async for message in stored_at_a_replica(js, names.events, subject):
+        from_seq = message.seq + 1
+        _note(message.data, found)
+    while True:  # What the replica may have missed is asked of the leader.
         next_from = from_seq
         newest = await patiently(lambda: js.next_message(names.events, subject, from_seq=next_from))  # noqa: B023
         if newest is None:

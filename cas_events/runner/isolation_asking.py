@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from cas_events.agent_states import AgentState
-from cas_events.errors import ChildTaskError, NotInTaskError
+from cas_events.errors import NotInTaskError
 from cas_events.results import TaskResult
-from cas_events.runner.children import ChildOptions
+from cas_events.runner.children import ChildOptions, output_of
 from cas_events.runner.isolation_emitter import Outbox
 from cas_events.runner.isolation_link import Answer, Ask, Forget
 from cas_events.wire.jsonvalue import encode_json
@@ -174,10 +174,7 @@ class AskedTask:
             ChildTaskError: it did not complete.
             CallCycleError: waiting for this agent could deadlock.
         """
-        result = await self.result()
-        if not result.is_success:
-            raise ChildTaskError(self.agent_id, result)
-        return result.output
+        return output_of(self.agent_id, await self.result())
 
     async def cancel(self, reason: str = "", *, requested_by: str = "", wait: bool = False) -> CancelAnswer:
         """End the child, wherever it is."""

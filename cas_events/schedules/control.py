@@ -24,6 +24,7 @@ from cas_events.errors import (
 from cas_events.jetstream.api import JetStream
 from cas_events.jetstream.blobs import BlobStore
 from cas_events.jetstream.messages import StoredMessage
+from cas_events.jetstream.paging import stored_at_a_replica
 from cas_events.jetstream.patience import patiently
 from cas_events.schedules.definitions import (
     Definition,
@@ -44,7 +45,6 @@ PauseScheduleAnswer = Literal["paused", "already_paused"]
 ResumeScheduleAnswer = Literal["resumed", "not_paused"]
 
 _TOO_MANY_SUBJECTS = 413
-_PAGE = 256
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -218,20 +218,9 @@ class Schedules:
         except RefusedError as error:
             if error.code != _TOO_MANY_SUBJECTS:
                 raise
-            messages = await self._every(stream, subject_filter)
+            every = stored_at_a_replica(self._js, stream, subject_filter, give_up_s=PATIENCE_S)
+            messages = [message async for message in every]
         return {message.subject.rpartition(".")[2]: message for message in messages}
-
-    async def _every(self, stream: str, subject_filter: str) -> list[StoredMessage]:
-        found, more = list[StoredMessage](), True
-        while more:
-            at = found[-1].seq + 1 if found else 1
-            page, more = await patiently(
-                lambda at=at: self._js.direct_batch(stream, subject_filter, from_seq=at, batch=_PAGE),  # type: ignore[misc]
-                give_up_s=PATIENCE_S,
-            )
-            found += page
-            more = more and bool(page)
-        return found
 
 
 def define(

@@ -9,7 +9,6 @@ quote the literal. Does not know how the tools are started or what to do about a
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -127,13 +126,3 @@ def _merged(number: int, group: list[Finding]) -> Weakness:
 
 def _weakness_order(weakness: Weakness) -> tuple[int, str, int, int, bool]:
     return (_RANK[weakness.severity], weakness.file, weakness.line, weakness.number, weakness.secret)
-
-
-def count_by_severity(findings: Iterable[Finding]) -> Counter[str]:
-    """How many findings there are of each severity."""
-    return Counter(finding.severity for finding in findings)
-
-
-def count_by_tool(findings: Iterable[Finding]) -> Counter[str]:
-    """How many findings each tool has."""
-    return Counter(finding.tool for finding in findings)
